@@ -1,0 +1,1 @@
+"""ranksmith: make an ONNX vision model faster on the machine it will run on, and prove it."""
