@@ -6,7 +6,7 @@ The command line listens with Rich (`ranksmith.cli.output`); a library caller ge
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 __all__ = ["Advance", "Progress", "Silent"]
@@ -18,7 +18,7 @@ Advance = Callable[[int], None]
 class Progress(Protocol):
     """Told of stages, notes and warnings."""
 
-    def stage(self, title: str, total: int | None = None) -> _Stage:
+    def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Advance]:
         """Enter a stage of `total` steps (None: unknown): `with progress.stage(...) as advance:`."""
         ...
 
@@ -29,11 +29,6 @@ class Progress(Protocol):
     def warn(self, text: str) -> None:
         """Something that may surprise the user, in one line."""
         ...
-
-
-class _Stage(Protocol):
-    def __enter__(self) -> Advance: ...
-    def __exit__(self, *details: object) -> bool | None: ...
 
 
 class Silent:
