@@ -1,0 +1,57 @@
+"""Files of labels: line i names class i."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from ranksmith.errors import DataError
+
+__all__ = ["LabelLines", "read_labels"]
+
+
+class LabelLines:
+    """The lines of a labels file, and the class that a folder name or synset id stands for."""
+
+    def __init__(self, path: Path, lines: list[str]) -> None:
+        self.path = path
+        self.lines = lines
+        self._whole: defaultdict[str, list[int]] = defaultdict(list)
+        self._first: defaultdict[str, list[int]] = defaultdict(list)
+        for index, line in enumerate(lines):
+            self._whole[line].append(index)
+            self._first[line.split(maxsplit=1)[0]].append(index)
+
+    def index(self, name: str) -> int | None:
+        """The class whose whole line, or else whose first word, is `name`; None where there is none.
+
+        Raises:
+            DataError: several lines match equally well.
+        """
+        found = self._whole.get(name) or self._first.get(name) or []
+        if len(found) > 1:
+            lines = " and ".join(str(index + 1) for index in found[:2])
+            raise DataError(f"{self.path}: {name!r} matches lines {lines}", hint="make the first words unique")
+        return found[0] if found else None
+
+
+def read_labels(path: Path) -> LabelLines:
+    """Read a labels file.
+
+    Raises:
+        DataError: it cannot be read, is empty, or has an empty line (line numbers are class indices).
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as a labels file: {error}") from error
+    lines = [line.strip() for line in lines]
+    while lines and not lines[-1]:
+        lines.pop()
+    if not lines:
+        raise DataError(f"{path}: the labels file is empty")
+    if "" in lines:
+        raise DataError(f"{path}: line {lines.index('') + 1} is empty", hint="line i must name class i")
+    return LabelLines(path, lines)
