@@ -22,5 +22,5 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's cache, and none reaches the real model zoo."""
-    monkeypatch.setenv("RANKSMITH_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("RANKSMITH_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("RANKSMITH_ZOO_URL", "http://127.0.0.1:9/nowhere")

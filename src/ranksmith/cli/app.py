@@ -163,7 +163,7 @@ def _signals() -> Iterator[None]:
 
 
 def _interrupted() -> int:
-    output.line("interrupted", "nothing half-written was left; the same command resumes from the cache")
+    output.line("interrupted", "nothing half-written is left; what was cached is reused by the next run")
     return 130
 
 

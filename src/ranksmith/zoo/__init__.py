@@ -1,0 +1,1 @@
+"""The ONNX Model Zoo: `catalogue` says what is in it, `fetch` downloads it."""
