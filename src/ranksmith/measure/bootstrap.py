@@ -1,0 +1,71 @@
+"""Bootstrap 95 % intervals: of a mean, and of the median of paired ratios.
+
+Percentile bootstrap (Efron 1979): resample with replacement, take the statistic each time, and report
+the 2.5th and 97.5th percentiles. Seeded, so the same samples give the same interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ranksmith.results import Interval, Speedup
+
+__all__ = ["mean_ci95", "paired_ratio_ci95"]
+
+_RESAMPLES = 4000
+_FEW_VALUES = 16
+_CHUNK_ELEMENTS = 4_000_000
+
+
+def mean_ci95(values: ArrayLike, seed: int) -> tuple[float, Interval]:
+    """The mean of `values` [n] and its interval.
+
+    Raises:
+        ValueError: no values.
+    """
+    sample = np.asarray(values, np.float64).ravel()
+    if sample.size == 0:
+        raise ValueError("the mean of no values")
+    rng = np.random.default_rng(seed)
+    unique, counts = np.unique(sample, return_counts=True)
+    if unique.size <= _FEW_VALUES:
+        # Of n draws, how many fall on each value is multinomial: exact, and free of n for hits and misses.
+        means = rng.multinomial(sample.size, counts / sample.size, size=_RESAMPLES) @ unique / sample.size
+    else:
+        means = np.concatenate([resampled.mean(axis=1) for resampled in _resamples(sample, rng)])
+    return float(sample.mean()), _percentiles(means)
+
+
+def paired_ratio_ci95(reference: ArrayLike, candidate: ArrayLike, seed: int) -> Speedup:
+    """The median of reference / candidate over pairs, and its interval. Above 1: the candidate is faster.
+
+    Args:
+        reference: times [n] of the reference.
+        candidate: times [n] of the candidate, entry i taken beside entry i of the reference.
+
+    Raises:
+        ValueError: no pairs, or not as many of one as of the other.
+    """
+    times = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
+    if times[0].shape != times[1].shape or times[0].ndim != 1 or times[0].size == 0:
+        raise ValueError(f"pairs expected, not {times[0].shape} against {times[1].shape}")
+    ratios = times[0] / times[1]
+    rng = np.random.default_rng(seed)
+    medians = np.concatenate([np.median(resampled, axis=1) for resampled in _resamples(ratios, rng)])
+    return Speedup(ratio=float(np.median(ratios)), ci95=_percentiles(medians))
+
+
+def _resamples(sample: NDArray[np.float64], rng: np.random.Generator) -> Iterator[NDArray[np.float64]]:
+    """`_RESAMPLES` rows of resampled values, in chunks that keep memory small."""
+    rows = max(1, _CHUNK_ELEMENTS // sample.size)
+    for start in range(0, _RESAMPLES, rows):
+        size = (min(rows, _RESAMPLES - start), sample.size)
+        yield sample[rng.integers(0, sample.size, size=size)]
+
+
+def _percentiles(values: NDArray[np.float64]) -> Interval:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
