@@ -67,7 +67,7 @@ def _labelled(path: Path, by_class: dict[str, list[Path]], lines: LabelLines | N
     files: list[Path] = []
     labels: list[int] = []
     for position, (name, images) in enumerate(by_class.items()):
-        label = position if lines is None else lines.index(name)
+        label = position if lines is None else lines.find(name)
         if label is None and lines is not None:
             if not images:
                 continue

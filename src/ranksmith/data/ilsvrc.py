@@ -173,7 +173,7 @@ def _synsets(meta: bytes, path: Path) -> list[tuple[int, str, str, int]]:
 
 
 def _line_of(wnid: str, lines: LabelLines, devkit: Path) -> int:
-    index = lines.index(wnid)
+    index = lines.find(wnid)
     if index is None:
         raise DataError(
             f"{lines.path}: no line starts with {wnid}, a synset of {devkit}",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 from ranksmith.errors import DataError
 
 __all__ = ["LabelLines", "read_labels"]
 
 
-class LabelLines:
+class LabelLines(Sequence[str]):
     """The lines of a labels file, and the class that a folder name or synset id stands for."""
 
     def __init__(self, path: Path, lines: list[str]) -> None:
@@ -22,7 +24,17 @@ class LabelLines:
             self._whole[line].append(index)
             self._first[line.split(maxsplit=1)[0]].append(index)
 
-    def index(self, name: str) -> int | None:
+    @overload
+    def __getitem__(self, position: int) -> str: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[str]: ...
+    def __getitem__(self, position: int | slice) -> str | list[str]:
+        return self.lines[position]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def find(self, name: str) -> int | None:
         """The class whose whole line, or else whose first word, is `name`; None where there is none.
 
         Raises:

@@ -40,35 +40,40 @@ class Split:
     warnings: list[str] = field(default_factory=list)
 
 
-def split(dataset: Dataset, *, calibration: int, seed: int) -> Split:
+def split(dataset: Dataset, *, calibration: int, seed: int, calibration_only: bool = False) -> Split:
     """Split `dataset`: `calibration` images (at most half of all), the rest in two halves.
 
     Unreadable files and duplicates take no part.
 
+    Args:
+        calibration: how many images to calibrate on; 0 where they come from another dataset.
+        calibration_only: this is that other dataset; nothing of it is chosen or judged on.
+
     Raises:
-        DataError: fewer than three different images.
+        DataError: too few different images for one in each part.
     """
     keys = _keys(dataset)
     order = sorted(keys, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
-    if len(order) < 3:
+    least = 1 if calibration_only else 2 + (calibration > 0)
+    if len(order) < least:
         raise DataError(
             f"{dataset.name}: {len(order)} different images are too few to calibrate, choose and judge on",
-            hint="at least 3 are needed; a few hundred give a meaningful result",
+            hint=f"at least {least} are needed; a few hundred give a meaningful result",
         )
-    count = max(1, min(calibration, len(order) // 2))
-    middle = count + (len(order) - count) // 2
-    holdout = len(order) - middle
+    count = min(calibration, len(order) if calibration_only else len(order) // 2)
+    rest = [] if calibration_only else order[count:]
+    half = len(rest) // 2
     warnings = []
     if count < calibration:
-        warnings.append(f"{dataset.name}: calibrating on {count} images, half of what is there, not on {calibration}")
-    if holdout < _FEW_HOLDOUT:
-        warnings.append(f"{dataset.name}: accuracy is judged on {holdout} images only, so its interval is wide")
-    if duplicates := len(dataset) - len(order):
-        warnings.append(f"{dataset.name}: {duplicates} duplicate or unreadable files are left out")
+        warnings.append(f"{dataset.name}: calibrating on {count} images, there are not enough for {calibration}")
+    if not calibration_only and len(rest) - half < _FEW_HOLDOUT:
+        warnings.append(f"{dataset.name}: judged on {len(rest) - half} images only, so the intervals are wide")
+    if left_out := len(dataset) - len(order):
+        warnings.append(f"{dataset.name}: {left_out} duplicate or unreadable files are left out")
     return Split(
         calibration=_indices(keys, order[:count]),
-        selection=_indices(keys, order[count:middle]),
-        holdout=_indices(keys, order[middle:]),
+        selection=_indices(keys, rest[:half]),
+        holdout=_indices(keys, rest[half:]),
         calibration_sha256=hashlib.sha256("\n".join(sorted(order[:count])).encode()).hexdigest(),
         warnings=warnings,
     )

@@ -131,8 +131,8 @@ def score(answers: Logits, labels: NDArray[np.int64] | None, seed: int) -> Score
     """Top-1 with its interval, and top-5; all None without labels."""
     if labels is None:
         return Score(top1=None, top1_ci95=None, top5=None)
-    top1, interval = mean_ci95(top_k_hits(answers, labels, 1), seed)
-    return Score(top1=top1, top1_ci95=interval, top5=float(top_k_hits(answers, labels, 5).mean()))
+    top1, top5 = top_k_hits(answers, labels, 1), top_k_hits(answers, labels, 5)
+    return Score(top1=float(top1.mean()), top1_ci95=mean_ci95(top1, seed), top5=float(top5.mean()))
 
 
 def drop_pp(base: Logits, new: Logits, labels: NDArray[np.int64] | None, seed: int) -> tuple[float, Interval]:
@@ -143,7 +143,8 @@ def drop_pp(base: Logits, new: Logits, labels: NDArray[np.int64] | None, seed: i
     truth = base.argmax(axis=1) if labels is None else labels
     before = top_k_hits(base, truth, 1).astype(np.float64)
     after = top_k_hits(new, truth, 1).astype(np.float64)
-    return mean_ci95(100.0 * (before - after), seed)
+    lost = 100.0 * (before - after)
+    return float(lost.mean()), mean_ci95(lost, seed)
 
 
 def agreement(a: Logits, b: Logits) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from ranksmith.data.dataset import Dataset
 from ranksmith.data.loader import Batch, load, make_batch
 from ranksmith.errors import DataError
-from ranksmith.measure.accuracy import check_labels, class_output, logits, single_input, top_k_hits
+from ranksmith.measure.accuracy import check_labels, class_output, logits, score, single_input, top_k_hits
 from ranksmith.measure.bootstrap import mean_ci95
 from ranksmith.measure.latency import summarize
 from ranksmith.progress import Progress, Silent
@@ -79,19 +79,16 @@ def evaluate(
         elapsed_s = time.perf_counter() - start
     check_labels(dataset, answers.shape[1])
     latency = _latency(session, dataset, preprocess, readable, batch, progress)
-    top1 = top5 = None
-    if labels is not None:
-        top1 = mean_ci95(top_k_hits(answers, labels, 1), seed)
-        top5 = mean_ci95(top_k_hits(answers, labels, 5), seed)
+    reached = score(answers, labels, seed)
     return Evaluation(
         model=name or session.name,
         data=dataset.name,
         images=len(answers),
         skipped=len(skipped),
-        top1=top1 and top1[0],
-        top1_ci95=top1 and top1[1],
-        top5=top5 and top5[0],
-        top5_ci95=top5 and top5[1],
+        top1=reached.top1,
+        top1_ci95=reached.top1_ci95,
+        top5=reached.top5,
+        top5_ci95=None if labels is None else mean_ci95(top_k_hits(answers, labels, 5), seed),
         latency_ms=latency,
         throughput=len(answers) / elapsed_s,
         batch=batch,
