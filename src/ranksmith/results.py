@@ -460,6 +460,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     stages_s: dict[str, float]
     """Seconds each stage took."""
     warnings: list[str] = []
+    files: list[FileInfo] = []
+    """Every other file of the bundle but the report, by its path inside it; filled in when it is written."""
 
 
 T = TypeVar("T")
