@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from ranksmith.errors import RanksmithError
     from ranksmith.graph.fold import fold
     from ranksmith.graph.io import load, save
-    from ranksmith.measure.accuracy import evaluate
     from ranksmith.measure.bench import bench
     from ranksmith.measure.compare import compare
+    from ranksmith.measure.evaluate import evaluate
     from ranksmith.results import Manifest, RankPlan
     from ranksmith.runtime.session import open_session
     from ranksmith.workflow.compress.run import compress
@@ -43,7 +43,7 @@ _HOMES = {
     "bench": "ranksmith.measure.bench",
     "compare": "ranksmith.measure.compare",
     "compress": "ranksmith.workflow.compress.run",
-    "evaluate": "ranksmith.measure.accuracy",
+    "evaluate": "ranksmith.measure.evaluate",
     "fold": "ranksmith.graph.fold",
     "load": "ranksmith.graph.io",
     "open_session": "ranksmith.runtime.session",

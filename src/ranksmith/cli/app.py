@@ -129,7 +129,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # Rich and Typer turn the one into the other
         return _broken_pipe()
     except Exception as error:
         return _tell(error)
@@ -168,8 +168,11 @@ def _interrupted() -> int:
 
 
 def _broken_pipe() -> int:
+    """The reader of stdout went away (`| head`): no error worth telling."""
     # Python flushes stdout once more at exit: let that go nowhere instead of failing again.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
     return 1
 
 
