@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ranksmith.data.dataset import Dataset
 from ranksmith.errors import DataError
 
-__all__ = ["Split", "split"]
+__all__ = ["Split", "sample", "split"]
 
 _FEW_HOLDOUT = 100
 
@@ -77,6 +77,13 @@ def split(dataset: Dataset, *, calibration: int, seed: int, calibration_only: bo
         calibration_sha256=hashlib.sha256("\n".join(sorted(order[:count])).encode()).hexdigest(),
         warnings=warnings,
     )
+
+
+def sample(count: int, limit: int | None, seed: int) -> NDArray[np.int64]:
+    """`limit` of the indices 0 … count − 1 at random, sorted; all of them when there are no more."""
+    if limit is None or limit >= count:
+        return np.arange(count, dtype=np.int64)
+    return np.sort(np.random.default_rng(seed).choice(count, size=limit, replace=False)).astype(np.int64)
 
 
 def _indices(keys: dict[str, int], part: list[str]) -> NDArray[np.int64]:

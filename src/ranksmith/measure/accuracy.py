@@ -19,7 +19,7 @@ from ranksmith.data.loader import Batch
 from ranksmith.errors import DataError, ModelError
 from ranksmith.measure.bootstrap import mean_ci95
 from ranksmith.results import Interval, Score
-from ranksmith.runtime.session import Session
+from ranksmith.runtime.session import Session, fixed_batch
 
 __all__ = [
     "agreement",
@@ -77,11 +77,16 @@ def logits(session: Session, batches: Iterable[Batch]) -> tuple[Logits, NDArray[
         ModelError: the model has no class output, or an answer is not a number.
         DataError: no batch came.
     """
-    source, target = single_input(session), class_output(session)
+    source, target, fixed = single_input(session), class_output(session), fixed_batch(session)
     rows: list[Logits] = []
     labels: list[NDArray[np.int64]] = []
     for batch in batches:
-        rows.append(as_logits(session.run({source: batch.images}, [target])[0], session.name))
+        images = batch.images
+        if fixed is not None and len(images) < fixed:
+            # A model of a fixed batch takes the last, smaller one filled up with its last image.
+            images = np.concatenate([images, np.repeat(images[-1:], fixed - len(images), axis=0)])
+        answers = session.run({source: images}, [target])[0][: len(batch)]
+        rows.append(as_logits(answers, session.name))
         if batch.labels is not None:
             labels.append(batch.labels)
     if not rows:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ranksmith.data.dataset import Dataset
 from ranksmith.data.loader import Batch, load, make_batch
+from ranksmith.data.split import sample
 from ranksmith.errors import DataError
 from ranksmith.measure.accuracy import check_labels, class_output, logits, score, single_input, top_k_hits
 from ranksmith.measure.bootstrap import mean_ci95
@@ -56,7 +57,7 @@ def evaluate(
         ModelError: the model is not a classifier of images, or cannot run them.
     """
     progress = progress or Silent()
-    indices = _chosen(len(dataset), limit, seed)
+    indices = sample(len(dataset), limit, seed)
     classes = _declared_classes(session)
     if classes is not None:
         check_labels(dataset, classes)
@@ -99,12 +100,6 @@ def evaluate(
     )
 
 
-def _chosen(count: int, limit: int | None, seed: int) -> list[int]:
-    if limit is None or limit >= count:
-        return list(range(count))
-    return sorted(np.random.default_rng(seed).choice(count, size=limit, replace=False).tolist())
-
-
 def _declared_classes(session: Session) -> int | None:
     """The number of classes where the model declares it, so that a mismatch is told before the work."""
     target = class_output(session)
@@ -116,9 +111,8 @@ def _latency(
     session: Session, dataset: Dataset, preprocess: Preprocess, readable: list[int], batch: int, progress: Progress
 ) -> EvaluationLatency:
     source, target = single_input(session), class_output(session)
-    size = min(batch, len(readable))
     # Cycle through the images so that a small set gives enough samples too.
-    timed = np.resize(np.asarray(readable), (_WARMUP_BATCHES + _TIMED_BATCHES, size))
+    timed = np.resize(np.asarray(readable), (_WARMUP_BATCHES + _TIMED_BATCHES, batch))
     model_ms: list[float] = []
     whole_ms: list[float] = []
     deadline = time.perf_counter() + _TIMED_SECONDS

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ranksmith.errors import ModelError, UsageError
 from ranksmith.results import ValueInfo
 
-__all__ = ["PROVIDERS", "Feeds", "Session", "default_threads", "model_name", "open_session"]
+__all__ = ["PROVIDERS", "Feeds", "Session", "default_threads", "fixed_batch", "model_name", "open_session"]
 
 PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino", "openvino-bf16")
 
@@ -58,6 +58,12 @@ def default_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def fixed_batch(session: Session) -> int | None:
+    """The batch that the model's first input is fixed to; None where it takes any."""
+    shape = session.inputs[0].shape if session.inputs else None
+    return shape[0] if shape and isinstance(shape[0], int) else None
 
 
 def model_name(model: Path | bytes) -> str:
