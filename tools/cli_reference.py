@@ -44,7 +44,7 @@ def _verb(name: str, command: Any) -> str:
 
 def _usage(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
-        text = parameter.metavar + (" …" if parameter.nargs == -1 else "")
+        text = parameter.metavar
         return text if parameter.required else f"[{text}]"
     return f"{parameter.opts[0]} {_value(parameter)}" if parameter.required else ""
 
