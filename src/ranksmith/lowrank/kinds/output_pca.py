@@ -1,0 +1,30 @@
+"""Output PCA with mean correction: the principal directions of the Conv's output over the data.
+
+Formulas in `projection`. One eigendecomposition of an O × O covariance gives every rank and its exact error.
+"""
+
+from __future__ import annotations
+
+from ranksmith.convolution import ConvLayer
+from ranksmith.lowrank.kinds.base import Kind, weight_matrix
+from ranksmith.lowrank.kinds.projection import ProjectionAnalysis, full_rank, output_basis, shapes
+from ranksmith.lowrank.statistics import Moments
+
+__all__ = ["OUTPUT_PCA"]
+
+
+def _analyse(layer: ConvLayer, moments: Moments | None) -> ProjectionAnalysis:
+    assert moments is not None
+    basis, _ = output_basis(weight_matrix(layer), moments.covariance)
+    return ProjectionAnalysis(layer, basis, moments.mean, moments, corrects_mean=True)
+
+
+OUTPUT_PCA = Kind(
+    name="output-pca",
+    needs="output",
+    optional=False,
+    description="principal components of the output: k×k into r channels, then 1×1",
+    full_rank=full_rank,
+    shapes=shapes,
+    analyse=_analyse,
+)

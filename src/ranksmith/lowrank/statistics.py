@@ -1,0 +1,237 @@
+"""Streaming first and second moments of activations; memory does not depend on the number of images.
+
+Of vectors v (a Conv's output channels at a position, or its im2col column) are kept the number n,
+s = Σ (v − c) and S = Σ (v − c)(v − c)ᵀ, so that
+
+    mean = c + s/n,    covariance = S/n − (s/n)(s/n)ᵀ.
+
+The shift c is the mean of the first block: activations after a ReLU have means as large as their spread,
+and S/n − mean·meanᵀ would lose the digits that the small eigenvalues are made of. Merging moves the other's
+sums to this shift. Everything is kept in float64.
+
+The product over one block of positions is made in float64 for outputs. For columns, which are ten times
+the work, it is made in the activations' own float32: a block is at most 16,384 terms, whose sum keeps six
+digits, and it is the sum over blocks, float64 here, in which float32 would lose a batch against the total.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranksmith.convolution import ConvLayer
+from ranksmith.errors import ModelError
+from ranksmith.lowrank.columns import stream_columns
+
+__all__ = ["InputStatistics", "Moments", "OutputStatistics"]
+
+Array = NDArray[Any]
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean [d] and covariance [d, d] of a random vector, float64."""
+
+    mean: Float64
+    covariance: Float64
+
+
+class _Streaming:
+    """The sums described above for `groups` independent vectors of `width` entries."""
+
+    def __init__(self, groups: int, width: int, max_positions_per_image: int | None) -> None:
+        self.count = 0
+        self.images = 0
+        self.max_positions_per_image = max_positions_per_image
+        self._shift = np.zeros((groups, width))
+        self._sum = np.zeros((groups, width))
+        self._gram = np.zeros((groups, width, width))
+
+    def to_arrays(self) -> dict[str, Array]:
+        """Everything that `from_arrays` needs, for a cache file."""
+        return {
+            "count": np.array([self.count, self.images]),
+            "shift": self._shift,
+            "sum": self._sum,
+            "gram": self._gram,
+        }
+
+    def merge(self, other: Self) -> None:
+        """Add what `other` has seen, as if this had seen it.
+
+        Raises:
+            ValueError: the two are of different shapes.
+        """
+        if self._gram.shape != other._gram.shape:
+            raise ValueError(f"statistics of shape {other._gram.shape} cannot join {self._gram.shape}")
+        if not other.count:
+            return
+        if not self.count:
+            self._shift = other._shift.copy()
+        move = (other._shift - self._shift)[:, :, None]
+        cross = move * other._sum[:, None, :]
+        self._gram += other._gram + cross + cross.transpose(0, 2, 1) + other.count * move * move.transpose(0, 2, 1)
+        self._sum += other._sum + other.count * move[:, :, 0]
+        self.count += other.count
+        self.images += other.images
+
+    def _load(self, arrays: Mapping[str, Array]) -> None:
+        self.count, self.images = (int(value) for value in arrays["count"])
+        for name in ("shift", "sum", "gram"):
+            array = np.array(arrays[name], np.float64)
+            if array.shape != getattr(self, f"_{name}").shape:
+                raise ValueError(f"saved {name} has shape {array.shape}, not {getattr(self, f'_{name}').shape}")
+            setattr(self, f"_{name}", array)
+
+    def _step(self, positions: int) -> int:
+        return -(-positions // self.max_positions_per_image) if self.max_positions_per_image else 1
+
+    def _add(self, blocks: Iterable[Array], images: int) -> None:
+        """Take blocks [groups, width, positions], which this may overwrite."""
+        for block in blocks:
+            with np.errstate(over="ignore", invalid="ignore"):
+                if not self.count:
+                    self._shift = block.mean(axis=2, dtype=np.float64)
+                block -= self._shift[:, :, None].astype(block.dtype)
+                # What was subtracted is the shift in the block's own precision; count from that.
+                if not self.count:
+                    self._shift = self._shift.astype(block.dtype).astype(np.float64)
+                total = block.sum(axis=2, dtype=np.float64)
+                products = [part @ part.T for part in block]
+                finite = np.isfinite(total).all() and all(np.isfinite(np.diagonal(part)).all() for part in products)
+            if not finite:
+                raise ModelError(
+                    "activations are not finite (NaN or infinity)",
+                    hint="check that the model and the preprocessing fit the images",
+                )
+            self._sum += total
+            for group, product in enumerate(products):
+                self._gram[group] += product
+            self.count += block.shape[2]
+        self.images += images
+
+    def _moments(self, group: int) -> Moments:
+        if not self.count:
+            raise ValueError("these statistics have seen no activations")
+        mean = self._sum[group] / self.count
+        return Moments(mean + self._shift[group], self._gram[group] / self.count - np.outer(mean, mean))
+
+
+class OutputStatistics(_Streaming):
+    """Mean and covariance of a Conv's output channels over images and positions.
+
+    Args:
+        channels: C of the values that `update` takes.
+        max_positions_per_image: take evenly spaced positions only, at most about so many of each image.
+
+    Attributes:
+        count: number of positions seen.
+        images: number of images seen.
+    """
+
+    def __init__(self, channels: int, *, max_positions_per_image: int | None = None) -> None:
+        super().__init__(1, channels, max_positions_per_image)
+        self.channels = channels
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Array]) -> OutputStatistics:
+        """The statistics that `to_arrays` wrote."""
+        statistics = cls(int(arrays["shift"].shape[1]))
+        statistics._load(arrays)
+        return statistics
+
+    @property
+    def mean(self) -> Float64:
+        """[C]"""
+        return self.moments().mean
+
+    @property
+    def covariance(self) -> Float64:
+        """[C, C], normalised by the number of positions."""
+        return self.moments().covariance
+
+    def moments(self) -> Moments:
+        """Mean and covariance together.
+
+        Raises:
+            ValueError: nothing was seen yet.
+        """
+        return self._moments(0)
+
+    def update(self, y: Array) -> None:
+        """Take the outputs `y` [N, C, H, W] of a batch.
+
+        Raises:
+            ModelError: a value is NaN or infinite.
+            ValueError: `y` has another number of channels.
+        """
+        if y.ndim < 2 or y.shape[1] != self.channels:
+            raise ValueError(f"output of shape {y.shape} where [N, {self.channels}, H, W] is expected")
+        identity = ConvLayer(np.broadcast_to(np.float32(0), (self.channels, self.channels, 1, 1)))
+        values = y.reshape(len(y), self.channels, -1, 1)
+        blocks = stream_columns(values, identity, step=self._step(values.shape[2]), start=self.images)
+        self._add((block.astype(np.float64) for block in blocks), len(y))
+
+
+class InputStatistics(_Streaming):
+    """Mean and covariance of the im2col columns of a Conv's input at its output positions, per group.
+
+    Args:
+        layer: the Conv; its weights are not used.
+        max_positions_per_image: as for `OutputStatistics`.
+
+    Attributes:
+        count: number of positions seen.
+        images: number of images seen.
+    """
+
+    def __init__(self, layer: ConvLayer, *, max_positions_per_image: int | None = None) -> None:
+        super().__init__(layer.group, int(np.prod(layer.weight.shape[1:])), max_positions_per_image)
+        self.layer = layer
+
+    @classmethod
+    def from_arrays(cls, layer: ConvLayer, arrays: Mapping[str, Array]) -> InputStatistics:
+        """The statistics that `to_arrays` wrote for this layer.
+
+        Raises:
+            ValueError: they are of another shape.
+        """
+        statistics = cls(layer)
+        statistics._load(arrays)
+        return statistics
+
+    @property
+    def mean(self) -> Float64:
+        """[group, d] with d = I/group·kh·kw"""
+        return np.stack([self._moments(group).mean for group in range(self.layer.group)])
+
+    @property
+    def covariance(self) -> Float64:
+        """[group, d, d], normalised by the number of positions."""
+        return np.stack([self._moments(group).covariance for group in range(self.layer.group)])
+
+    def moments(self, group: int = 0) -> Moments:
+        """Mean and covariance of one group's columns.
+
+        Raises:
+            ValueError: nothing was seen yet.
+        """
+        return self._moments(group)
+
+    def update(self, x: Array) -> None:
+        """Take the inputs `x` [N, I, H, W] of a batch.
+
+        Raises:
+            ModelError: a value is NaN or infinite.
+            ValueError: `x` has another number of channels.
+        """
+        if x.ndim != 4 or x.shape[1] != self.layer.in_channels:
+            raise ValueError(f"input of shape {x.shape} where [N, {self.layer.in_channels}, H, W] is expected")
+        values = x.astype(np.result_type(x.dtype, np.float32), copy=False)
+        oh, ow = self.layer.output_size(*x.shape[2:])
+        self._add(stream_columns(values, self.layer, step=self._step(oh * ow), start=self.images), len(x))
