@@ -9,7 +9,10 @@ from typing import overload
 
 from ranksmith.errors import DataError
 
-__all__ = ["LabelLines", "read_labels"]
+__all__ = ["IMAGENET_LABELS", "LabelLines", "read_labels"]
+
+IMAGENET_LABELS = Path(__file__).with_name("imagenet-labels.txt")
+"""The 1,000 classes of ILSVRC 2012 in sorted-synset order: synset id, then its WordNet lemmas."""
 
 
 class LabelLines(Sequence[str]):

@@ -1,0 +1,89 @@
+"""Plans built and judged on the selection images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ranksmith.graph import io
+from ranksmith.measure import accuracy as measures
+from ranksmith.results import PlanEntry, RankPlan
+from ranksmith.runtime.session import open_session
+from ranksmith.workflow.cache import key_of
+from ranksmith.workflow.compress.gate import Judgement, judge
+from ranksmith.workflow.compress.job import ImageSet, Job, Prepared
+from ranksmith.workflow.decompose import apply_plan
+from ranksmith.workflow.statistics import Statistics
+
+__all__ = ["Judge", "build", "logits_of", "rank_plan"]
+
+Array = NDArray[Any]
+Entries = Mapping[str, PlanEntry]
+
+
+def build(prepared: Prepared, entries: Entries, statistics: Statistics) -> ir.Model:
+    """The folded model with the planned Convs replaced."""
+    model = prepared.folded.clone()
+    apply_plan(model, entries, statistics)
+    return model
+
+
+def rank_plan(prepared: Prepared, entries: Entries) -> RankPlan:
+    """The plan as it is written to frontier/, in graph order."""
+    order = [info.node for info in prepared.infos if info.node in entries]
+    return RankPlan(source_sha256=prepared.source_sha256, layers=[entries[node] for node in order])
+
+
+def logits_of(job: Job, model: bytes, images: ImageSet, what: str) -> tuple[Array, Array | None]:
+    """Logits [N, classes] of a model on a set of images, and the labels of those that could be read.
+
+    Accuracy does not depend on the provider that is timed, so the CPU's float32 answers are used.
+    """
+    key = key_of(
+        "logits",
+        model=hashlib.sha256(model).hexdigest(),
+        images=[images.dataset.key(int(index)) for index in images.indices],
+        preprocess=str(images.preprocess),
+    )
+    cached = job.cache.arrays(key)
+    if cached is not None:
+        return cached["logits"], cached.get("labels")
+    session = open_session(model, threads=job.options.threads)
+    with job.progress.stage(what, len(images)) as advance:
+
+        def told() -> Any:
+            for batch in images.batches():
+                yield batch
+                advance(len(batch.indices))
+
+        logits, labels = measures.logits(session, told())
+    arrays = {"logits": logits} if labels is None else {"logits": logits, "labels": labels}
+    job.cache.put_arrays(key, arrays)
+    return logits, labels
+
+
+class Judge:
+    """Judges plans against the folded original on the selection images; remembers what it judged."""
+
+    def __init__(self, job: Job, prepared: Prepared, statistics: Statistics) -> None:
+        self._job = job
+        self._prepared = prepared
+        self._statistics = statistics
+        self._judged: dict[tuple[tuple[str, str, int], ...], Judgement] = {}
+        self._baseline: tuple[Array, Array | None] | None = None
+
+    def __call__(self, entries: Entries) -> Judgement:
+        key = tuple(sorted((entry.node, entry.kind, entry.rank) for entry in entries.values()))
+        if key not in self._judged:
+            images = self._prepared.selection
+            if self._baseline is None:
+                self._baseline = logits_of(self._job, self._prepared.folded_bytes, images, "Judging the original")
+            baseline, labels = self._baseline
+            model = io.to_bytes(build(self._prepared, entries, self._statistics))
+            logits, _ = logits_of(self._job, model, images, f"Judging a plan of {len(entries)} layers")
+            self._judged[key] = judge(baseline, logits, labels)
+        return self._judged[key]

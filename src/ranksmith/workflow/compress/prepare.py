@@ -1,0 +1,100 @@
+"""Fold the model, certify that folding changed nothing, and decide which images do what."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ranksmith.data.split import calibration_images, split
+from ranksmith.errors import DataError, ModelError
+from ranksmith.graph import io
+from ranksmith.graph.query import conv_context, conv_infos, conv_layer, input_infos, output_infos
+from ranksmith.runtime.session import open_session
+from ranksmith.workflow.compress.job import ImageSet, Job, Prepared
+from ranksmith.workflow.decompose import load_folded
+
+__all__ = ["prepare"]
+
+# Folding is exact up to rounding; the usual difference is near 4e-6 of the largest output.
+_FOLD_TOLERANCE = 1e-4
+
+
+def prepare(job: Job) -> Prepared:
+    """Everything that precedes measuring.
+
+    Raises:
+        ModelError: the model is not one a classifier's images can be fed to, or folding changed it.
+        DataError: too few images, or labels that do not match the model's outputs.
+    """
+    with job.progress.stage("Folding"):
+        folded, report = load_folded(job.source)
+    job.progress.note(f"folded {len(report.changed)} BatchNormalization nodes, left {len(report.skipped)}")
+    inputs, outputs = input_infos(folded), output_infos(folded)
+    if len(inputs) != 1:
+        raise ModelError(f"{job.source.path} has {len(inputs)} inputs; compress takes a model of one image input")
+    shape = inputs[0].shape
+    fixed = shape[0] if shape and isinstance(shape[0], int) else None
+    if fixed is not None and fixed != 1:
+        raise ModelError(
+            f"{job.source.path}: input {inputs[0].name} has a fixed batch of {fixed}",
+            hint="export the model with a symbolic batch dimension, or with batch 1",
+        )
+    batch = 1 if fixed == 1 else 8
+    infos = conv_infos(folded)
+    candidates = [info.node for info in infos if info.candidate]
+    _check_labels(job, outputs[0].shape)
+
+    own = job.calibration_dataset
+    chosen = split(job.dataset, calibration=0 if own else job.options.calibration, seed=job.options.seed)
+    calibration_from = own or job.dataset
+    calibration, calibration_sha256 = chosen.calibration, chosen.calibration_sha256
+    if own:
+        calibration, calibration_sha256 = calibration_images(own, job.options.calibration, seed=job.options.seed)
+    for warning in chosen.warnings:
+        job.progress.warn(warning)
+    prepared = Prepared(
+        folded=folded,
+        folded_bytes=io.to_bytes(folded),
+        source_sha256=io.sha256(job.source.path),
+        infos=infos,
+        layers={node: conv_layer(folded, node) for node in candidates},
+        contexts={node: conv_context(folded, node) for node in candidates},
+        calibration=ImageSet(calibration_from, calibration, job.preprocess, batch),
+        calibration_sha256=calibration_sha256,
+        selection=ImageSet(job.dataset, chosen.selection[: job.options.selection], job.preprocess, batch),
+        holdout=ImageSet(job.dataset, chosen.holdout[: job.options.holdout], job.preprocess, batch),
+        warnings=list(chosen.warnings),
+    )
+    _certify(job, prepared)
+    return prepared
+
+
+def _check_labels(job: Job, output_shape: list[int | str] | None) -> None:
+    classes = output_shape[-1] if output_shape else None
+    if job.labels is not None and isinstance(classes, int) and len(job.labels) != classes:
+        raise DataError(f"{len(job.labels)} labels, but {job.source.path} has {classes} outputs")
+    known = job.dataset.labels
+    if known is not None and isinstance(classes, int) and len(known) and int(known.max()) >= classes:
+        raise DataError(
+            f"{job.dataset.name} has class {int(known.max())}, but {job.source.path} has {classes} outputs",
+            hint="pass the labels of this model with --labels",
+        )
+
+
+def _certify(job: Job, prepared: Prepared) -> None:
+    """Run a few calibration images through both models: the proof that folding is exact."""
+    original = open_session(job.source.path, threads=job.options.threads)
+    folded = open_session(prepared.folded_bytes, threads=job.options.threads)
+    name = original.inputs[0].name
+    few = ImageSet(prepared.calibration.dataset, prepared.calibration.indices[:8], job.preprocess, 8)
+    for batch in few.batches():
+        for image in np.split(batch.images, len(batch.images)):
+            expected = original.run({name: image})[0]
+            actual = folded.run({name: image})[0]
+            difference = float(np.max(np.abs(expected - actual)))
+            if not np.isfinite(expected).all():
+                raise ModelError(f"{job.source.path} gives NaN or infinity on image {int(batch.indices[0])}")
+            if difference > _FOLD_TOLERANCE * max(1.0, float(np.max(np.abs(expected)))):
+                raise ModelError(
+                    f"folding {job.source.path} changed its output by {difference:.2g}",
+                    hint="please report this model: folding must be exact",
+                )

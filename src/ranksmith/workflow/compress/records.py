@@ -1,0 +1,132 @@
+"""Each Conv's story: what was considered, what was decided and why, in one word and one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ranksmith.results import ConvInfo, LayerRecord
+from ranksmith.search.candidates import Option
+from ranksmith.workflow.compress.job import Prepared
+
+__all__ = ["Considered", "layer_records"]
+
+_WHY_NOT = {
+    "kept-stem": "the first Conv has too few input channels to gain from a decomposition",
+    "kept-depthwise": "a depthwise Conv is of rank one already",
+    "kept-not-2d": "only 2-D Convs are decomposed",
+    "kept-dynamic-weight": "its weight is computed at run time",
+    "kept-shared-weight": "its weight is shared with another node",
+    "kept-small": "it has too few channels for a decomposition to be cheaper",
+    "kept-auto-pad": "its padding depends on an image size that is not fixed",
+}
+
+
+@dataclass(frozen=True)
+class Considered:
+    """What the search saw of one candidate.
+
+    Attributes:
+        options: aligned ranks with fewer multiply-adds than the Conv.
+        unpaying: of those that were left out because they do not save time, why (by rank).
+    """
+
+    options: list[Option]
+    paying: list[Option]
+
+
+def layer_records(
+    prepared: Prepared,
+    considered: Mapping[str, Considered],
+    chosen: Mapping[str, Option],
+    *,
+    kept_original: bool,
+    dense_ms: Mapping[str, float],
+    result_ms: Mapping[str, float],
+) -> list[LayerRecord]:
+    """One record per Conv, in graph order.
+
+    Args:
+        chosen: the option of each decomposed node.
+        kept_original: the bundle holds the folded original, whatever was chosen.
+        dense_ms, result_ms: of each Conv in the whole folded model and in the whole result, profiled;
+            empty where the runtime cannot say.
+    """
+    return [
+        _record(
+            info,
+            considered.get(info.node),
+            chosen.get(info.node),
+            kept_original=kept_original,
+            dense_ms=dense_ms.get(info.node),
+            result_ms=result_ms.get(info.node),
+        )
+        for info in prepared.infos
+    ]
+
+
+def _record(
+    info: ConvInfo,
+    seen: Considered | None,
+    option: Option | None,
+    *,
+    kept_original: bool,
+    dense_ms: float | None,
+    result_ms: float | None,
+) -> LayerRecord:
+    reason, detail = _reason(info, seen, option, kept_original=kept_original)
+    decomposed = reason == "decomposed" and option is not None
+    predicted = dense_ms
+    if decomposed and option is not None and option.ms is not None and option.dense_ms is not None:
+        # What the latency table says is saved in context, taken off what the layer costs in the whole model.
+        predicted = None if dense_ms is None else max(0.0, dense_ms - (option.dense_ms - option.ms))
+    return LayerRecord(
+        node=info.node,
+        kind=option.kind if decomposed and option else None,
+        rank=option.rank if decomposed and option else None,
+        full_rank=info.full_rank,
+        break_even_rank=info.break_even_rank,
+        precision="fp32",
+        macs_before=info.macs,
+        macs_after=option.macs if decomposed and option else info.macs,
+        retained_energy=option.energy if decomposed and option else None,
+        predicted_ms=predicted,
+        measured_ms=result_ms,
+        baseline_ms=dense_ms,
+        reason=reason,
+        detail=detail,
+    )
+
+
+def _reason(info: ConvInfo, seen: Considered | None, option: Option | None, *, kept_original: bool) -> tuple[str, str]:
+    if not info.candidate:
+        return info.reason, _WHY_NOT.get(info.reason, "it cannot be decomposed")
+    if seen is None or not seen.options:
+        return "kept-small", "no rank that fills whole channel blocks has fewer multiply-adds than the Conv"
+    if not seen.paying:
+        best = max(seen.options, key=lambda candidate: _ratio(candidate))
+        return (
+            "kept-slower",
+            f"none of {len(seen.options)} ranks was faster in context: rank {best.rank} took {1 / _ratio(best):.2f} "
+            "of the time of the Conv",
+        )
+    if kept_original:
+        return "kept-original", "the model as a whole was not measurably faster within the accuracy asked for"
+    if option is None:
+        mildest = max(seen.paying, key=lambda candidate: candidate.rank)
+        return (
+            "kept-sensitive",
+            f"the mildest rank that pays ({mildest.rank}) would lose {1 - mildest.energy:.2%} of its output's "
+            "energy for the time it saves; other layers lose less",
+        )
+    return (
+        "decomposed",
+        f"rank {option.rank} keeps {option.energy:.2%} of its output's energy and takes "
+        f"{1 / _ratio(option):.2f} of the time of the Conv in context",
+    )
+
+
+def _ratio(option: Option) -> float:
+    if option.ms is None or option.dense_ms is None:
+        return option.dense_macs / option.macs
+    return option.dense_ms / option.ms

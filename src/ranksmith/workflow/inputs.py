@@ -1,0 +1,85 @@
+"""The images a verb works on, from what the command line and the model's source say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ranksmith.data import preprocess as preprocessing
+from ranksmith.data.dataset import Dataset, open_dataset
+from ranksmith.data.labels import IMAGENET_LABELS, read_labels
+from ranksmith.errors import UsageError
+from ranksmith.graph import io
+from ranksmith.graph.query import input_infos, output_infos
+from ranksmith.progress import Progress
+from ranksmith.results import Preprocess
+from ranksmith.workflow.source import ModelSource
+
+__all__ = ["Inputs", "choose_preprocess", "open_inputs"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Images, how they are prepared, and the names of their classes.
+
+    Attributes:
+        calibration: images of their own to calibrate on; None where `dataset` is to be split.
+    """
+
+    dataset: Dataset
+    calibration: Dataset | None
+    preprocess: Preprocess
+    labels: Sequence[str] | None
+
+
+def open_inputs(
+    source: ModelSource,
+    *,
+    data: Path | None,
+    calibration_data: Path | None = None,
+    labels: Path | None = None,
+    devkit: Path | None = None,
+    preprocess: str | None = None,
+    progress: Progress,
+) -> Inputs:
+    """Open the data that was given, or what comes with the model.
+
+    Raises:
+        UsageError: no data given, and none comes with the model.
+        DataError: data or labels that cannot be used.
+    """
+    if data is None:
+        data = source.data
+        calibration_data = calibration_data or source.calibration_data
+    if data is None:
+        raise UsageError("no images to work on", hint="pass --data: a directory, ILSVRC2012_img_val.tar, or an .npz")
+    if labels is None and data.is_dir() and _is_imagenet(source, data):
+        labels = IMAGENET_LABELS
+        progress.note("the folders are ImageNet synsets: matched to the 1,000 classes in their usual order")
+    names = read_labels(labels).lines if labels is not None else source.labels
+    return Inputs(
+        dataset=open_dataset(data, labels=labels, devkit=devkit),
+        calibration=open_dataset(calibration_data, labels=labels, devkit=devkit) if calibration_data else None,
+        preprocess=choose_preprocess(source, preprocess, progress=progress),
+        labels=names,
+    )
+
+
+def _is_imagenet(source: ModelSource, data: Path) -> bool:
+    """Folders named by ImageNet synsets for a model of 1,000 outputs: the one order everybody trains with."""
+    synsets = {line.split()[0] for line in read_labels(IMAGENET_LABELS).lines}
+    folders = [entry.name for entry in data.iterdir() if entry.is_dir()]
+    shape = output_infos(io.load(source.path))[0].shape
+    return bool(folders) and synsets.issuperset(folders) and shape is not None and shape[-1] == len(synsets)
+
+
+def choose_preprocess(source: ModelSource, asked: str | None, *, progress: Progress) -> Preprocess:
+    """What was asked for, else what the source knows, else a guess from the input's shape, with a warning."""
+    if asked is not None:
+        return preprocessing.named_or_file(asked)
+    if source.preprocess is not None:
+        return source.preprocess
+    guessed, warning = preprocessing.guess(input_infos(io.load(source.path))[0].shape)
+    progress.warn(warning)
+    return guessed

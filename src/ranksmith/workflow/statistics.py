@@ -1,0 +1,109 @@
+"""What the data say about each Conv: one pass over the images, every layer's statistics at once.
+
+The values of interest (a Conv's output for output PCA, its input for the input-side kinds) are made
+graph outputs of a copy of the model; each batch's activations update the streaming statistics and are
+dropped, so memory does not depend on the number of images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ranksmith.convolution import ConvLayer
+from ranksmith.data.dataset import Dataset
+from ranksmith.data.loader import load
+from ranksmith.errors import DataError
+from ranksmith.graph.expose import expose
+from ranksmith.graph.io import to_bytes
+from ranksmith.graph.query import conv_context, conv_layer
+from ranksmith.lowrank.factor import KINDS, Factorizer
+from ranksmith.lowrank.statistics import InputStatistics, OutputStatistics
+from ranksmith.progress import Progress
+from ranksmith.results import Preprocess
+from ranksmith.runtime.session import open_session
+
+__all__ = ["Need", "Statistics", "gather"]
+
+Need = Literal["output", "input"]
+
+
+@dataclass
+class Statistics:
+    """Streaming statistics by node.
+
+    Attributes:
+        output: of the Conv's output channels.
+        input: of the im2col columns of the Conv's input.
+        images: number of images seen.
+    """
+
+    output: dict[str, OutputStatistics] = field(default_factory=dict)
+    input: dict[str, InputStatistics] = field(default_factory=dict)
+    images: int = 0
+    _factorizers: dict[tuple[str, str], Factorizer] = field(default_factory=dict, repr=False)
+
+    def factorizer(self, node: str, kind: str, layer: ConvLayer) -> Factorizer:
+        """All ranks of `node` by `kind`; kept, because its eigendecomposition is what costs."""
+        key = (node, kind)
+        if key not in self._factorizers:
+            needs = KINDS[kind].needs
+            found = None if needs is None else self.output[node] if needs == "output" else self.input[node]
+            self._factorizers[key] = Factorizer(layer, kind, found)
+        return self._factorizers[key]
+
+
+def gather(
+    model: ir.Model,
+    needs: Mapping[str, Sequence[Need]],
+    *,
+    dataset: Dataset,
+    indices: Sequence[int] | NDArray[np.integer[Any]],
+    preprocess: Preprocess,
+    threads: int,
+    progress: Progress,
+    batch: int = 8,
+    title: str = "Gathering statistics",
+) -> Statistics:
+    """Run the model over `indices` of `dataset` and gather what `needs` asks of each Conv.
+
+    Raises:
+        DataError: not a single image could be read.
+        ModelError: the model cannot be run, or an activation is not finite.
+    """
+    contexts = {node: conv_context(model, node) for node in needs}
+    statistics = Statistics()
+    updates: list[tuple[str, OutputStatistics | InputStatistics]] = []
+    for node, wanted in needs.items():
+        layer = conv_layer(model, node)
+        if "output" in wanted:
+            statistics.output[node] = OutputStatistics(layer.out_channels)
+            updates.append((contexts[node].output_value, statistics.output[node]))
+        if "input" in wanted:
+            statistics.input[node] = InputStatistics(layer)
+            updates.append((contexts[node].input_value, statistics.input[node]))
+
+    # A graph input cannot also be an output: what the first Conv sees is the batch itself.
+    input_name = model.graph.inputs[0].name
+    values = sorted({value for value, _ in updates if value != input_name})
+    watched = model.clone()
+    expose(watched, values)
+    session = open_session(to_bytes(watched), threads=threads)
+    skipped: list[str] = []
+    with progress.stage(title, len(indices)) as advance:
+        for images in load(dataset, indices, preprocess, batch=batch, skipped=skipped):
+            feeds = {session.inputs[0].name: images.images}
+            seen: dict[str | None, NDArray[Any]] = dict(zip(values, session.run(feeds, values), strict=True))
+            seen[input_name] = images.images
+            for value, target in updates:
+                target.update(seen[value])
+            statistics.images += len(images.indices)
+            advance(len(images.indices))
+    if not statistics.images:
+        raise DataError(f"not one image of {dataset.name} could be read", hint=skipped[0] if skipped else None)
+    return statistics
