@@ -16,7 +16,7 @@ import onnx_ir as ir
 from ranksmith.convolution import ConvLayer
 from ranksmith.errors import ModelError
 from ranksmith.graph.convs import find_conv, input_hw
-from ranksmith.graph.nodes import constant_of, free_name, set_weight, taken_names
+from ranksmith.graph.nodes import constant_of, dtype_name, free_name, set_weight, taken_names
 from ranksmith.results import Change
 
 __all__ = ["replace_conv"]
@@ -84,7 +84,7 @@ def _check_range(chain: Sequence[ConvLayer], node_name: str, dtype: ir.DataType)
             with np.errstate(over="ignore"):
                 stored = array.astype(dtype.numpy()).astype(np.float64)
             if not np.isfinite(stored).all():
-                raise ModelError(f"a factor of {node_name!r} would not be finite in {dtype.name.lower()}")
+                raise ModelError(f"a factor of {node_name!r} would not be finite in {dtype_name(dtype)}")
 
 
 def _chain_nodes(node: ir.Node, chain: Sequence[ConvLayer], taken: set[str]) -> list[ir.Node]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from ranksmith.errors import ModelError, NodeNotFoundError, UsageError
+from ranksmith.graph.nodes import dtype_name
 from ranksmith.graph.normalize import normalize
 from ranksmith.results import Change, PassReport, Skip
 
@@ -40,8 +41,7 @@ def expose(model: ir.Model, names: Sequence[str]) -> PassReport:
             raise ModelError(f"the type of {name!r} cannot be inferred, so it cannot be an output")
         graph.outputs.append(value)
         shape = "of unknown shape" if value.shape is None else str(value.shape)
-        assert value.dtype is not None
-        changed.append(Change(node=name, what=f"made an output, {value.dtype.name.lower()} {shape}"))
+        changed.append(Change(node=name, what=f"made an output, {dtype_name(value.dtype)} {shape}"))
     return PassReport(name="expose", changed=changed, skipped=skipped)
 
 

@@ -17,7 +17,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ranksmith.graph.nodes import attribute_float, attribute_int, constant_of, is_op, opset_of, set_weight, taken_names
+from ranksmith.graph.nodes import (
+    attribute_float,
+    attribute_int,
+    constant_of,
+    dtype_name,
+    is_op,
+    opset_of,
+    set_weight,
+    taken_names,
+)
 from ranksmith.graph.normalize import normalize
 from ranksmith.results import Change, PassReport, Skip
 
@@ -110,7 +119,7 @@ def _folded_conv(node: ir.Node, conv: ir.Node) -> _Folded | str:
         dtype = tensors[0].dtype
         stored = [array.astype(dtype.numpy()).astype(np.float64) for array in (scaled, bias)]
     if not all(np.isfinite(array).all() for array in stored):
-        return f"the folded weight would not be finite in {dtype.name}"
+        return f"the folded weight would not be finite in {dtype_name(dtype)}"
     return _Folded(conv, scaled, bias, dtype)
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "attribute_ints",
     "attribute_str",
     "constant_of",
+    "dtype_name",
     "free_name",
     "is_op",
     "opset_of",
@@ -78,6 +79,13 @@ def static_dims(value: ir.Value | None) -> list[int | None] | None:
     if value is None or value.shape is None:
         return None
     return [dim if isinstance(dim, int) else None for dim in value.shape]
+
+
+def dtype_name(dtype: ir.DataType | None) -> str:
+    """NumPy's name of a type, `float32`."""
+    if dtype is None or dtype == ir.DataType.UNDEFINED:
+        return "unknown"
+    return "string" if dtype == ir.DataType.STRING else dtype.numpy().name
 
 
 def taken_names(graph: ir.Graph) -> set[str]:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from ranksmith.graph.convs import ConvContext, conv_context, conv_layer, find_conv, geometry
-from ranksmith.graph.nodes import attribute_int, attribute_ints, constant_of, is_op, opset_of, static_dims
+from ranksmith.graph.nodes import attribute_int, attribute_ints, constant_of, dtype_name, is_op, opset_of, static_dims
 from ranksmith.results import ConvInfo, Inspection, ValueInfo
 
 __all__ = [
@@ -92,8 +92,7 @@ def _is_parameter(dtype: ir.DataType) -> bool:
 
 
 def _value_info(value: ir.Value) -> ValueInfo:
-    dtype = value.dtype.name.lower() if value.dtype is not None else "unknown"
-    return ValueInfo(name=value.name or "", dtype=dtype, shape=_shape(value))
+    return ValueInfo(name=value.name or "", dtype=dtype_name(value.dtype), shape=_shape(value))
 
 
 def _shape(value: ir.Value | None) -> list[int | str] | None:

@@ -36,7 +36,7 @@ def split(model: ir.Model, value_name: str) -> tuple[ir.Model, ir.Model, list[st
     varying = {*inputs, *(value for node in _dependents(graph, inputs) for value in node.outputs)}
     made_after = {value for node in suffix_nodes for value in node.outputs}
     needed = [value for node in graph if node in suffix_nodes for value in reads(node)]
-    needed += graph.outputs
+    needed += list(graph.outputs)
     crossing = list(dict.fromkeys([cut, *(v for v in needed if v in varying and v not in made_after)]))
     for value in crossing:
         if value.type is None:
