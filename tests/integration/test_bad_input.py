@@ -110,7 +110,9 @@ def test_external_data_outside_the_models_directory_is_refused(
 ) -> None:
     with_external_data(desk, str(desk.parent / "weights.bin") if absolute else "../weights.bin")
     (desk / "weights.bin").rename(desk.parent / "weights.bin")
-    assert "weights.bin" in refuse(*arguments)
+    told = refuse(*arguments)
+    assert "bad.onnx" in told
+    assert "external data" in told.lower()
 
 
 def test_a_model_that_is_nowhere_is_told_with_what_it_may_be(refuse: Refuse) -> None:
@@ -187,7 +189,9 @@ def test_one_unreadable_image_among_good_ones_is_skipped_counted_and_warned_abou
         for number in range(3):
             (desk / "images" / name / f"{number}.png").write_bytes(png(20, number))
     (desk / "images" / "cat" / "1.png").write_bytes(b"not a png at all")
-    command = ["evaluate", "good.onnx", "--data", "images", "--preprocess", "good.toml", "--json"]
+    (desk / "labels.txt").write_text("\n".join(["cat", "dog", *(f"class{number}" for number in range(2, 10))]))
+    images = ["--data", "images", "--labels", "labels.txt", "--preprocess", "good.toml"]
+    command = ["evaluate", "good.onnx", *images, "--json"]
     assert run(command) == 0
     printed = capsys.readouterr()
     assert '"images": 5' in printed.out
