@@ -112,7 +112,7 @@ def test_external_data_outside_the_models_directory_is_refused(
     (desk / "weights.bin").rename(desk.parent / "weights.bin")
     told = refuse(*arguments)
     assert "bad.onnx" in told
-    assert "external data" in told.lower()
+    assert "outside the model's directory" in told or "external data" in told.lower()  # ours, or onnxruntime's
 
 
 def test_a_model_that_is_nowhere_is_told_with_what_it_may_be(refuse: Refuse) -> None:
@@ -145,7 +145,7 @@ def test_an_unknown_value_is_answered_with_the_nearest(refuse: Refuse) -> None:
 @pytest.mark.parametrize("rank", ["0", "-3", "33", "100000", "many", ""])
 def test_a_rank_that_the_node_cannot_have_is_refused(refuse: Refuse, rank: str) -> None:
     told = refuse("decompose", "good.onnx", "--node", f"block1/conv2={rank}", *WITH_IMAGES, "-o", "out.onnx", code=2)
-    assert "rank" in told
+    assert "rank" in told.lower()
 
 
 @pytest.mark.parametrize("ranks", ["0:4", "8:4", "1:33", "1:8:0", "a:b", "", "1:2:3:4"])
