@@ -31,7 +31,7 @@ def verify_files(bundle: Path) -> Manifest:
     _refuse_links(bundle)
     manifest = read(bundle)
     model = _plain_file(bundle, manifest.model.name)
-    parts = [model, *sorted(bundle.glob(f"{model.name}.*"))]
+    parts = [model, *(file for file in model.parent.iterdir() if file.name.startswith(f"{model.name}."))]
     _check(model, manifest.model.sha256, manifest.model.bytes, sum(part.stat().st_size for part in parts))
     for info in manifest.files:
         file = _plain_file(bundle, info.name)

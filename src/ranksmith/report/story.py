@@ -1,0 +1,143 @@
+"""What the numbers of a manifest say, in words: the sentences and derived figures that the page shows.
+
+Nothing here is measured or judged anew; a claim that the numbers do not carry is not made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ranksmith.report import text
+from ranksmith.results import LatencyPair, LayerRecord, Manifest
+
+__all__ = ["BeforeAfter", "DropScale", "ReasonGroup", "before_after", "drop_scale", "reason_groups", "summary"]
+
+_REASONS = {
+    "decomposed": "Replaced by a low-rank chain that is faster here at a loss the model can bear.",
+    "kept-sensitive": "A rank that pays exists, but would cost more accuracy than its time is worth.",
+    "kept-slower": "Every rank was measured, in context, to be no faster than the Conv itself.",
+    "kept-original": "The model as a whole did not become measurably faster, so nothing was changed.",
+    "kept-stem": "The first Conv has too few input channels to gain anything.",
+    "kept-small": "No rank that fills whole channel blocks is cheaper than the Conv.",
+    "kept-depthwise": "A depthwise Conv is of rank one already.",
+    "kept-grouped": "Its groups leave too little to factor.",
+    "kept-shared-weight": "Its weight is shared with another node.",
+    "kept-not-2d": "Only 2-D Convs are decomposed.",
+    "kept-dynamic-weight": "Its weight is computed at run time.",
+    "kept-auto-pad": "Its padding depends on an image size that is not fixed.",
+}
+
+
+@dataclass(frozen=True)
+class BeforeAfter:
+    """Median latencies of one batch size, with bar lengths in percent of the longer one."""
+
+    pair: LatencyPair
+    baseline_ms: float
+    result_ms: float
+    baseline_percent: float
+    result_percent: float
+
+
+@dataclass(frozen=True)
+class DropScale:
+    """Where things lie on the line that shows the drop and its interval, in percent of its length."""
+
+    zero: float
+    budget: float
+    low: float
+    high: float
+    drop: float
+    over_budget: bool
+    """The interval reaches beyond what was asked for."""
+
+
+@dataclass(frozen=True)
+class ReasonGroup:
+    """The Convs that share a reason, and their time in the whole model before and after."""
+
+    reason: str
+    meaning: str
+    convs: int
+    before_ms: float | None
+    after_ms: float | None
+
+
+def before_after(manifest: Manifest) -> list[BeforeAfter]:
+    rows = []
+    for pair in manifest.latency:
+        baseline, result = float(np.median(pair.baseline_ms)), float(np.median(pair.result_ms))
+        longer = max(baseline, result)
+        rows.append(BeforeAfter(pair, baseline, result, 100 * baseline / longer, 100 * result / longer))
+    return rows
+
+
+def drop_scale(manifest: Manifest) -> DropScale:
+    accuracy = manifest.accuracy
+    low, high = accuracy.drop_ci95_pp
+    budget = manifest.max_drop_pp
+    start, end = min(low, 0.0), max(high, budget, 0.1)
+    room = 0.08 * (end - start)
+    start, end = start - room, end + room
+
+    def place(value: float) -> float:
+        return 100 * (value - start) / (end - start)
+
+    return DropScale(place(0.0), place(budget), place(low), place(high), place(accuracy.drop_pp), high > budget)
+
+
+def reason_groups(layers: list[LayerRecord]) -> list[ReasonGroup]:
+    """Largest share of the original's time first; the decomposed ones lead."""
+    groups = []
+    for reason in dict.fromkeys(layer.reason for layer in layers):
+        members = [layer for layer in layers if layer.reason == reason]
+        groups.append(
+            ReasonGroup(
+                reason,
+                _REASONS.get(reason, ""),
+                len(members),
+                _sum([layer.baseline_ms for layer in members]),
+                _sum([layer.measured_ms for layer in members]),
+            )
+        )
+    return sorted(groups, key=lambda group: (group.reason != "decomposed", -(group.before_ms or 0.0), group.reason))
+
+
+def _sum(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known and len(known) == len(values) else None
+
+
+def summary(manifest: Manifest) -> str:
+    """The result in one or two sentences, under the headline."""
+    return _faster(manifest) if manifest.verdict == "faster" else _kept(manifest)
+
+
+def _faster(manifest: Manifest) -> str:
+    accuracy = manifest.accuracy
+    speed = ""
+    if manifest.latency:
+        first = before_after(manifest)[0]
+        what = "One image" if first.pair.batch == 1 else f"A batch of {first.pair.batch}"
+        speed = f"{what} takes {text.milliseconds(first.result_ms)} instead of {text.milliseconds(first.baseline_ms)}. "
+    return (
+        f"{speed}The answer is the original's on {text.percent(accuracy.agreement)} of {accuracy.images:,} images "
+        "that took no part in making it."
+    )
+
+
+def _kept(manifest: Manifest) -> str:
+    plans = [point for point in manifest.frontier if point.name not in ("original", "folded")]
+    what = "top-1" if manifest.accuracy.labelled else "agreement"
+    if plans:
+        within = sum(point.selection_drop_pp <= manifest.max_drop_pp for point in plans)
+        tried = (
+            f"{len(plans)} plans were judged, {within or 'none'} of them within {manifest.max_drop_pp:g} pp of {what} "
+            f"on the images to choose on{', and none passed the final gate' if within else ''}: to be measurably "
+            "faster, within the accuracy asked for."
+        )
+    else:
+        tried = "No rank of any Conv saved time in context, so there was no plan to judge."
+    return f"{tried} The bundle holds the folded original: the same answers, no slower."
