@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -25,14 +25,11 @@ from ranksmith.cli.options import (
     ThreadsOption,
     parse_batches,
 )
-from ranksmith.errors import UsageError
 
 if TYPE_CHECKING:
     from ranksmith.results import Manifest
 
 __all__ = ["compress"]
-
-_OBJECTIVES = ("latency", "macs", "bytes")
 
 
 def compress(
@@ -55,7 +52,7 @@ def compress(
         float, typer.Option("--max-drop", metavar="PP", min=0.0, help="Percentage points of top-1 that may be lost.")
     ] = 1.0,
     objective: Annotated[
-        str, typer.Option("--objective", metavar="latency|macs|bytes", help="What to save.")
+        Literal["latency", "macs", "bytes"], typer.Option("--objective", help="What to save.")
     ] = "latency",
     calibration: Annotated[
         int, typer.Option("--calibration", metavar="N", min=1, help="Images to gather statistics on.")
@@ -75,8 +72,6 @@ def compress(
     from ranksmith.files import check_output
 
     check_output(output, overwrite=overwrite)
-    if objective not in _OBJECTIVES:
-        raise UsageError(f"no objective {objective!r}", hint=f"choose one of {', '.join(_OBJECTIVES)}")
     batches = tuple(parse_batches(batch))
 
     from ranksmith.runtime.session import default_threads

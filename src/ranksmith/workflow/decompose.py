@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from ranksmith.data.dataset import Dataset
-from ranksmith.data.split import calibration_images
+from ranksmith.data.split import split
 from ranksmith.errors import NodeNotFoundError, UsageError
 from ranksmith.graph import io
 from ranksmith.graph.decompose import replace_conv
@@ -93,12 +93,12 @@ def decompose(
         if dataset is None or preprocess is None:
             kind = next(entry.kind for entry in plan.layers if KINDS[entry.kind].needs)
             raise UsageError(f"{kind} needs calibration images", hint="pass --data, or --kind weight-svd")
-        indices, _ = calibration_images(dataset, calibration, seed=seed)
+        chosen = split(dataset, calibration=calibration, seed=seed, calibration_only=True)
         statistics = gather(
             model,
             needs,
             dataset=dataset,
-            indices=indices,
+            indices=chosen.calibration,
             preprocess=preprocess,
             threads=threads,
             progress=progress,

@@ -57,6 +57,30 @@ class Statistics:
             self._factorizers[key] = Factorizer(layer, kind, found)
         return self._factorizers[key]
 
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything as arrays, for the cache."""
+        arrays: dict[str, NDArray[Any]] = {"images": np.asarray(self.images)}
+        for need, found in (("output", self.output), ("input", self.input)):
+            for node, streaming in found.items():
+                arrays |= {f"{need}|{node}|{name}": array for name, array in streaming.to_arrays().items()}
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, layers: Mapping[str, ConvLayer], arrays: Mapping[str, NDArray[Any]]) -> Statistics:
+        """What `to_arrays` gave."""
+        statistics = cls(images=int(arrays["images"]))
+        parts: dict[tuple[str, str], dict[str, NDArray[Any]]] = {}
+        for key, array in arrays.items():
+            if key != "images":
+                need, node, name = key.split("|")
+                parts.setdefault((need, node), {})[name] = array
+        for (need, node), own in parts.items():
+            if need == "output":
+                statistics.output[node] = OutputStatistics.from_arrays(own)
+            else:
+                statistics.input[node] = InputStatistics.from_arrays(layers[node], own)
+        return statistics
+
 
 def gather(
     model: ir.Model,

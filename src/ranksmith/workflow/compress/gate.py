@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 from ranksmith.measure import accuracy as measures
 from ranksmith.measure.bootstrap import mean_ci95, paired_ratio_ci95
 from ranksmith.measure.latency import paired_latency, random_feeds
-from ranksmith.progress import Progress
 from ranksmith.results import Accuracy, BatchCost, LatencyPair
-from ranksmith.runtime.session import open_session
+from ranksmith.runtime.session import Feeds, Session, fixed_batch, open_session
+from ranksmith.workflow.compress.job import Job
 
-__all__ = ["Judgement", "batch_cost", "judge", "paired"]
+__all__ = ["Judgement", "accuracy", "batch_cost", "judge", "paired"]
 
 Array = NDArray[Any]
-# A pair of short runs costs little; a pair of long ones says more. Seconds for one batch size.
-_BUDGET_S = 12.0
+# A pair of short runs costs little; a pair of long ones says more. Milliseconds for one batch size.
+_BUDGET_MS = 12_000
 _MIN_PAIRS, _MAX_PAIRS = 15, 60
 _COST_BATCHES = (1, 2, 4, 8)
 
@@ -46,64 +47,50 @@ class Judgement:
 
 def judge(baseline: Array, result: Array, labels: Array | None) -> Judgement:
     """Compare logits [N, classes] of the original and of a model on the same N images."""
-    before, after = baseline.argmax(1), result.argmax(1)
-    if labels is None:
-        losses = (before != after).astype(np.int8)
-    else:
-        losses = (before == labels).astype(np.int8) - (after == labels).astype(np.int8)
+    truth = baseline.argmax(1) if labels is None else labels
+    before, after = (measures.top_k_hits(answers, truth, 1).astype(np.int8) for answers in (baseline, result))
     return Judgement(
-        drop_pp=100.0 * float(losses.mean()),
-        losses=losses,
+        drop_pp=100.0 * float(np.mean(before - after)),
+        losses=before - after,
         agreement=measures.agreement(baseline, result),
         kl=measures.kl(baseline, result),
     )
 
 
-def accuracy(baseline: Array, result: Array, labels: Array | None, *, seed: int, note: str | None) -> Accuracy:
+def accuracy(baseline: Array, result: Array, labels: Array | None, *, seed: int) -> Accuracy:
     """What the manifest says about accuracy, with bootstrap intervals."""
-    judged = judge(baseline, result, labels)
-    same = (baseline.argmax(1) == result.argmax(1)).astype(np.float64)
-    low, high = mean_ci95(judged.losses.astype(np.float64), seed)
+    drop, interval = measures.drop_pp(baseline, result, labels, seed)
     return Accuracy(
         images=len(baseline),
         labelled=labels is not None,
         baseline=measures.score(baseline, labels, seed),
         result=measures.score(result, labels, seed),
-        drop_pp=judged.drop_pp,
-        drop_ci95_pp=(100.0 * low, 100.0 * high),
-        agreement=judged.agreement,
-        agreement_ci95=mean_ci95(same, seed),
-        kl=judged.kl,
-        note=note,
+        drop_pp=drop,
+        drop_ci95_pp=interval,
+        agreement=measures.agreement(baseline, result),
+        agreement_ci95=mean_ci95(baseline.argmax(1) == result.argmax(1), seed),
+        kl=measures.kl(baseline, result),
     )
 
 
-def paired(
-    baseline: Path | bytes,
-    result: Path | bytes,
-    *,
-    batches: Sequence[int],
-    provider: str,
-    threads: int,
-    seed: int,
-    progress: Progress,
-    effort: float = 1.0,
-) -> list[LatencyPair]:
-    """Paired, interleaved latencies of two whole models, per batch size."""
-    sessions = [open_session(model, provider=provider, threads=threads) for model in (baseline, result)]
+def paired(job: Job, result: bytes, *, effort: float = 1.0) -> list[LatencyPair]:
+    """Paired, interleaved latencies of the original file and the result, per batch size."""
+    options = job.options
+    sessions = [
+        open_session(model, provider=options.provider, threads=options.threads) for model in (job.source.path, result)
+    ]
     pairs = []
-    with progress.stage("Final gate: paired latency", len(batches)) as advance:
-        for batch in batches:
-            feeds = random_feeds(sessions[0], batch, seed)
-            runners = [lambda session=session: session.run(feeds) for session in sessions]
-            one_round_ms = float(np.sum(paired_latency(runners, pairs=2, seed=seed).mean(0)))
-            count = int(np.clip(effort * _BUDGET_S * 1000 / one_round_ms, _MIN_PAIRS, effort * _MAX_PAIRS))
-            samples = paired_latency(runners, pairs=count, seed=seed)
-            speedup = paired_ratio_ci95(samples[:, 0], samples[:, 1], seed)
+    with job.progress.stage("Final gate: paired latency", len(options.batches)) as advance:
+        for batch in options.batches:
+            runners = _runners(sessions, random_feeds(sessions[0], batch, options.seed))
+            round_ms = 2 * float(paired_latency(runners, pairs=1, seed=options.seed).sum())
+            count = int(np.clip(effort * _BUDGET_MS / round_ms, _MIN_PAIRS, effort * _MAX_PAIRS))
+            samples = paired_latency(runners, pairs=count, seed=options.seed)
+            speedup = paired_ratio_ci95(samples[:, 0], samples[:, 1], options.seed)
             pairs.append(
                 LatencyPair(
                     batch=batch,
-                    threads=threads,
+                    threads=options.threads,
                     baseline_ms=samples[:, 0].tolist(),
                     result_ms=samples[:, 1].tolist(),
                     ratio=speedup.ratio,
@@ -114,18 +101,18 @@ def paired(
     return pairs
 
 
-def batch_cost(model: bytes, *, provider: str, threads: int, seed: int) -> BatchCost:
+def batch_cost(job: Job, model: bytes) -> BatchCost:
     """Fit latency_ms ≈ alpha + beta · batch by least squares, neither below zero."""
-    session = open_session(model, provider=provider, threads=threads)
-    feeds = [random_feeds(session, batch, seed) for batch in _COST_BATCHES]
-    runners = [lambda given=given: session.run(given) for given in feeds]
-    medians = np.median(paired_latency(runners, pairs=7, seed=seed), axis=0)
-    # Weighted by 1 / latency, so that the small batches count as much as the large ones.
-    design = np.stack([np.ones(len(_COST_BATCHES)), np.asarray(_COST_BATCHES, float)], axis=1) / medians[:, None]
-    alpha, beta = np.linalg.lstsq(design, np.ones(len(_COST_BATCHES)), rcond=None)[0]
-    return BatchCost(
-        alpha_ms=max(0.0, float(alpha)),
-        beta_ms=max(0.0, float(beta)),
-        batches=list(_COST_BATCHES),
-        latency_ms=medians.tolist(),
-    )
+    options = job.options
+    session = open_session(model, provider=options.provider, threads=options.threads)
+    batches = _COST_BATCHES if fixed_batch(session) is None else (1,)
+    runners = [_runners([session], random_feeds(session, batch, options.seed))[0] for batch in batches]
+    medians = np.median(paired_latency(runners, pairs=7, seed=options.seed), axis=0)
+    # Relative errors are what counts, so that the small batches weigh as much as the large ones.
+    design = np.stack([np.ones(len(batches)), np.asarray(batches, float)], axis=1) / medians[:, None]
+    alpha, beta = nnls(design, np.ones(len(batches)))[0]
+    return BatchCost(alpha_ms=float(alpha), beta_ms=float(beta), batches=list(batches), latency_ms=medians.tolist())
+
+
+def _runners(sessions: Sequence[Session], feeds: Feeds) -> list[Callable[[], object]]:
+    return [partial(session.run, feeds) for session in sessions]

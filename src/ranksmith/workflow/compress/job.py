@@ -19,6 +19,7 @@ from ranksmith.data.loader import Batch, load
 from ranksmith.graph.query import ConvContext
 from ranksmith.progress import Progress
 from ranksmith.results import ConvInfo, Preprocess
+from ranksmith.search.allocate import Objective
 from ranksmith.workflow.cache import Cache
 from ranksmith.workflow.source import ModelSource
 
@@ -50,7 +51,7 @@ class CompressOptions:
     output: Path
     max_drop_pp: float = 1.0
     confidence: float = 0.8
-    objective: str = "latency"
+    objective: Objective = "latency"
     kinds: tuple[str, ...] = ("output-pca",)
     provider: str = "cpu"
     threads: int = 1

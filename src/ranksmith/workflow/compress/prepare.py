@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ranksmith.data.split import calibration_images, split
-from ranksmith.errors import DataError, ModelError
+from ranksmith.data.split import split
+from ranksmith.errors import ModelError
 from ranksmith.graph import io
 from ranksmith.graph.query import conv_context, conv_infos, conv_layer, input_infos, output_infos
+from ranksmith.measure.accuracy import check_labels
 from ranksmith.runtime.session import open_session
 from ranksmith.workflow.compress.job import ImageSet, Job, Prepared
 from ranksmith.workflow.decompose import load_folded
@@ -41,14 +42,13 @@ def prepare(job: Job) -> Prepared:
     batch = 1 if fixed == 1 else 8
     infos = conv_infos(folded)
     candidates = [info.node for info in infos if info.candidate]
-    _check_labels(job, outputs[0].shape)
+    classes = outputs[0].shape[-1] if outputs[0].shape else None
+    if isinstance(classes, int):
+        check_labels(job.dataset, classes)
 
-    own = job.calibration_dataset
-    chosen = split(job.dataset, calibration=0 if own else job.options.calibration, seed=job.options.seed)
-    calibration_from = own or job.dataset
-    calibration, calibration_sha256 = chosen.calibration, chosen.calibration_sha256
-    if own:
-        calibration, calibration_sha256 = calibration_images(own, job.options.calibration, seed=job.options.seed)
+    own, options = job.calibration_dataset, job.options
+    chosen = split(job.dataset, calibration=0 if own else options.calibration, seed=options.seed)
+    taken = split(own, calibration=options.calibration, seed=options.seed, calibration_only=True) if own else chosen
     for warning in chosen.warnings:
         job.progress.warn(warning)
     prepared = Prepared(
@@ -58,26 +58,14 @@ def prepare(job: Job) -> Prepared:
         infos=infos,
         layers={node: conv_layer(folded, node) for node in candidates},
         contexts={node: conv_context(folded, node) for node in candidates},
-        calibration=ImageSet(calibration_from, calibration, job.preprocess, batch),
-        calibration_sha256=calibration_sha256,
+        calibration=ImageSet(own or job.dataset, taken.calibration, job.preprocess, batch),
+        calibration_sha256=taken.calibration_sha256,
         selection=ImageSet(job.dataset, chosen.selection[: job.options.selection], job.preprocess, batch),
         holdout=ImageSet(job.dataset, chosen.holdout[: job.options.holdout], job.preprocess, batch),
         warnings=list(chosen.warnings),
     )
     _certify(job, prepared)
     return prepared
-
-
-def _check_labels(job: Job, output_shape: list[int | str] | None) -> None:
-    classes = output_shape[-1] if output_shape else None
-    if job.labels is not None and isinstance(classes, int) and len(job.labels) != classes:
-        raise DataError(f"{len(job.labels)} labels, but {job.source.path} has {classes} outputs")
-    known = job.dataset.labels
-    if known is not None and isinstance(classes, int) and len(known) and int(known.max()) >= classes:
-        raise DataError(
-            f"{job.dataset.name} has class {int(known.max())}, but {job.source.path} has {classes} outputs",
-            hint="pass the labels of this model with --labels",
-        )
 
 
 def _certify(job: Job, prepared: Prepared) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 
 from ranksmith.results import ConvInfo, LayerRecord
 from ranksmith.search.candidates import Option
+from ranksmith.workflow.compress.consider import Considered
 from ranksmith.workflow.compress.job import Prepared
 
-__all__ = ["Considered", "layer_records"]
+__all__ = ["layer_records"]
 
 _WHY_NOT = {
     "kept-stem": "the first Conv has too few input channels to gain from a decomposition",
@@ -22,25 +22,13 @@ _WHY_NOT = {
 }
 
 
-@dataclass(frozen=True)
-class Considered:
-    """What the search saw of one candidate.
-
-    Attributes:
-        options: aligned ranks with fewer multiply-adds than the Conv.
-        unpaying: of those that were left out because they do not save time, why (by rank).
-    """
-
-    options: list[Option]
-    paying: list[Option]
-
-
 def layer_records(
     prepared: Prepared,
     considered: Mapping[str, Considered],
     chosen: Mapping[str, Option],
     *,
     kept_original: bool,
+    reverted: Collection[str],
     dense_ms: Mapping[str, float],
     result_ms: Mapping[str, float],
 ) -> list[LayerRecord]:
@@ -49,6 +37,7 @@ def layer_records(
     Args:
         chosen: the option of each decomposed node.
         kept_original: the bundle holds the folded original, whatever was chosen.
+        reverted: nodes that were slower in the whole model than the Conv they came from.
         dense_ms, result_ms: of each Conv in the whole folded model and in the whole result, profiled;
             empty where the runtime cannot say.
     """
@@ -58,6 +47,7 @@ def layer_records(
             considered.get(info.node),
             chosen.get(info.node),
             kept_original=kept_original,
+            reverted=info.node in reverted,
             dense_ms=dense_ms.get(info.node),
             result_ms=result_ms.get(info.node),
         )
@@ -71,10 +61,11 @@ def _record(
     option: Option | None,
     *,
     kept_original: bool,
+    reverted: bool,
     dense_ms: float | None,
     result_ms: float | None,
 ) -> LayerRecord:
-    reason, detail = _reason(info, seen, option, kept_original=kept_original)
+    reason, detail = _reason(info, seen, option, kept_original=kept_original, reverted=reverted)
     decomposed = reason == "decomposed" and option is not None
     predicted = dense_ms
     if decomposed and option is not None and option.ms is not None and option.dense_ms is not None:
@@ -98,32 +89,36 @@ def _record(
     )
 
 
-def _reason(info: ConvInfo, seen: Considered | None, option: Option | None, *, kept_original: bool) -> tuple[str, str]:
+def _reason(
+    info: ConvInfo, seen: Considered | None, option: Option | None, *, kept_original: bool, reverted: bool
+) -> tuple[str, str]:
     if not info.candidate:
         return info.reason, _WHY_NOT.get(info.reason, "it cannot be decomposed")
     if seen is None or not seen.options:
         return "kept-small", "no rank that fills whole channel blocks has fewer multiply-adds than the Conv"
     if not seen.paying:
-        best = max(seen.options, key=lambda candidate: _ratio(candidate))
-        return (
-            "kept-slower",
-            f"none of {len(seen.options)} ranks was faster in context: rank {best.rank} took {1 / _ratio(best):.2f} "
-            "of the time of the Conv",
+        best = max(seen.options, key=_ratio)
+        detail = (
+            f"none of {len(seen.options)} ranks was faster in context: the fastest, rank {best.rank}, took "
+            f"{1 / _ratio(best):.2f} of the time of the Conv"
         )
+        return "kept-slower", detail
+    if reverted:
+        return "kept-slower", "it was faster in context but slower in the whole model, so it was reverted"
     if kept_original:
         return "kept-original", "the model as a whole was not measurably faster within the accuracy asked for"
     if option is None:
-        mildest = max(seen.paying, key=lambda candidate: candidate.rank)
-        return (
-            "kept-sensitive",
-            f"the mildest rank that pays ({mildest.rank}) would lose {1 - mildest.energy:.2%} of its output's "
-            "energy for the time it saves; other layers lose less",
+        mildest = max(seen.paying, key=lambda candidate: candidate.energy)
+        detail = (
+            f"the mildest rank that pays, {mildest.rank}, loses {1 - mildest.energy:.2%} of its output's energy: "
+            "too much for the time it saves"
         )
-    return (
-        "decomposed",
+        return "kept-sensitive", detail
+    detail = (
         f"rank {option.rank} keeps {option.energy:.2%} of its output's energy and takes "
-        f"{1 / _ratio(option):.2f} of the time of the Conv in context",
+        f"{1 / _ratio(option):.2f} of the time of the Conv in context"
     )
+    return "decomposed", detail
 
 
 def _ratio(option: Option) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from ranksmith.workflow.compress.job import Job
 
 __all__ = ["Timing", "time_chains"]
 
-_ROUNDS = 31
+_ROUNDS, _BURST_MS = 21, 3.0
 # One measurement holds this many sessions at most, so that memory stays bounded on wide layers.
 _AT_ONCE = 24
 
@@ -91,8 +92,8 @@ def _measure(
         chosen = names[start : start + _AT_ONCE]
         sessions = [_session(job, chain, context) for chain in [(layer,), *(chains[name] for name in chosen)]]
         feeds = random_feeds(sessions[0], options.batches[0], options.seed)
-        runners = [lambda session=session: session.run(feeds) for session in sessions]
-        samples = paired_latency(runners, pairs=_ROUNDS, seed=options.seed)
+        runners = [partial(session.run, feeds) for session in sessions]
+        samples = paired_latency(runners, pairs=_ROUNDS, seed=options.seed, min_time_ms=_BURST_MS)
         dense_ms = float(np.median(samples[:, 0]))
         for column, name in enumerate(chosen, start=1):
             speedup = paired_ratio_ci95(samples[:, 0], samples[:, column], options.seed)
