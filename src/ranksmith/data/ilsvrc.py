@@ -32,6 +32,9 @@ __all__ = ["TarDataset", "open_tar", "read_devkit"]
 META = "ILSVRC2012_devkit_t12/data/meta.mat"
 GROUND_TRUTH = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
 
+# What loadmat raises for a file that is none, and what a table without the fields raises.
+_MAT_ERRORS = (AttributeError, EOFError, LookupError, NotImplementedError, OSError, TypeError, ValueError, zlib.error)
+
 _NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG$")
 
 
@@ -167,7 +170,7 @@ def _synsets(meta: bytes, path: Path) -> list[tuple[int, str, str, int]]:
             (int(row.ILSVRC2012_ID), str(row.WNID), str(row.words), int(row.num_children))
             for row in np.atleast_1d(table)
         ]
-    except (MatReadError, KeyError, ValueError, TypeError, AttributeError, NotImplementedError, OSError) as error:
+    except (MatReadError, *_MAT_ERRORS) as error:
         raise DataError(f"{path}: {META} is not the synset table expected: {error}") from error
     return rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -52,13 +53,14 @@ def open_npz(path: Path, *, lines: LabelLines | None = None) -> ArrayDataset:
         DataError: it cannot be read, or its arrays are not as described above.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # The stream is ours to close: np.load leaves a broken archive open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             if "images" not in archive:
                 raise DataError(f"{path}: no array named 'images' (it has: {', '.join(archive) or 'none'})", hint=_HINT)
             images = archive["images"]
             labels = archive.get("labels")
-    # A pickled array is a ValueError; the rest is what zipfile and the .npy header parser raise.
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, AttributeError) as error:
+    # A pickled array is a ValueError, an .npy a TypeError; the rest is what zipfile and the header parser raise.
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, TypeError) as error:
         raise DataError(f"{path}: cannot be read as an .npz: {error}", hint=_HINT) from error
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise DataError(f"{path}: images are {images.dtype} {list(images.shape)}", hint=_HINT)
