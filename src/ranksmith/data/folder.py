@@ -67,18 +67,23 @@ def _labelled(path: Path, by_class: dict[str, list[Path]], lines: LabelLines | N
     files: list[Path] = []
     labels: list[int] = []
     for position, (name, images) in enumerate(by_class.items()):
-        label = position if lines is None else lines.find(name)
-        if label is None and lines is not None:
-            if not images:
-                continue
-            raise DataError(
-                f"{path / name}: no line of {lines.path} has {name!r} as its first word or whole text",
-                hint="rename the folder, or leave out --labels to number the folders in sorted order",
-            )
-        files += images
-        labels += [label or 0] * len(images)
+        # A folder without images keeps its number, and needs no line.
+        if images:
+            label = position if lines is None else _line_of(path / name, lines)
+            files += images
+            labels += [label] * len(images)
     names = list(by_class) if lines is None else lines.lines
     return FolderDataset(path.name, files, np.asarray(labels, np.int64), names)
+
+
+def _line_of(folder: Path, lines: LabelLines) -> int:
+    label = lines.find(folder.name)
+    if label is None:
+        raise DataError(
+            f"{folder}: no line of {lines.path} has {folder.name!r} as its first word or whole text",
+            hint="rename the folder, or leave out --labels to number the folders in sorted order",
+        )
+    return label
 
 
 def _images_below(folder: Path) -> list[Path]:
