@@ -30,6 +30,7 @@ _HINTS = {
 }
 
 _FATAL_ONLY = 4
+_MESSAGE_LINES = 3
 
 # onnxruntime's exceptions share no base class but Exception; its Python layer adds ValueError and RuntimeError.
 _NATIVE_ERRORS = tuple(kind for kind in vars(native).values() if isinstance(kind, type) and issubclass(kind, Exception))
@@ -44,9 +45,10 @@ def translated(what: str) -> Iterator[None]:
     try:
         yield
     except _ERRORS as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", lines[0])
-        raise ModelError(f"{what}: {reason}") from error
+        text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error))
+        # What is expected stands on the lines after the first; beyond those there may be a stack.
+        reason = " ".join(line.strip() for line in text.strip().splitlines()[:_MESSAGE_LINES])
+        raise ModelError(f"{what}: {reason or type(error).__name__}") from error
 
 
 def available(provider: str) -> bool:

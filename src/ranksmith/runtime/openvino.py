@@ -33,7 +33,7 @@ def _translated(what: str) -> Iterator[None]:
         # OpenVINO's message is a stack of "Exception from file:line:" lines; the reason is what they wrap.
         lines = [line.strip() for line in str(error).splitlines()]
         reasons = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
-        raise ModelError(f"{what}: {reasons[0] if reasons else type(error).__name__}") from error
+        raise ModelError(f"{what}: {' '.join(reasons[:2]) or type(error).__name__}") from error
 
 
 class OpenvinoSession:
