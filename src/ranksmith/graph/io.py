@@ -215,8 +215,8 @@ def _check_edges(model: ir.Model, path: Path) -> None:
 
 
 def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

@@ -100,8 +100,12 @@ def _name_nodes(model: ir.Model) -> list[Change]:
 
 def _infer_shapes(model: ir.Model) -> None:
     declared = [(value, value.shape, value.type) for value in (*model.graph.inputs, *model.graph.outputs)]
+    initializers = dict(model.graph.initializers)
     with _quiet_onnx_ir():
         common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    # The pass takes large initializers out and puts them back at the end.
+    model.graph.initializers.clear()
+    model.graph.initializers.update(initializers)
     for value, shape, kind in declared:
         value.shape = shape if shape is not None else value.shape
         value.type = kind if kind is not None else value.type

@@ -13,9 +13,11 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
-from ranksmith.graph.convs import ConvContext, conv_context, conv_layer, find_conv, geometry
+from ranksmith.convolution import ConvLayer
+from ranksmith.graph.convs import ConvContext, conv_context, conv_layer, find_conv, geometry, input_hw
 from ranksmith.graph.nodes import attribute_int, attribute_ints, constant_of, dtype_name, is_op, opset_of, static_dims
 from ranksmith.results import ConvInfo, Inspection, ValueInfo
 
@@ -163,6 +165,12 @@ def _macs(node: ir.Node) -> int | None:
         return 0
     positions = static_dims(node.inputs[0] if is_op(node, "ConvTranspose") else node.outputs[0])
     weight = _weight_dims(node)
+    if is_op(node, "Conv") and len(weight) == 4 and (size := input_hw(node)) is not None:
+        # From the input, since a model may declare the size of its output symbolic.
+        where = geometry(node, (weight[2], weight[3]))
+        assert where.pads is not None
+        shaped = np.broadcast_to(np.float32(0), weight)
+        return ConvLayer(shaped, None, where.strides, where.pads, where.dilations).macs(*size)
     if positions is None or not weight:
         return None
     if is_op(node, "Conv", "ConvTranspose"):
