@@ -19,7 +19,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["ACCENT", "FAINT", "GRID", "GREY", "INK", "MUTED", "SOFT", "WARM", "axes", "canvas", "drawn", "themed"]
+__all__ = ["ACCENT", "FAINT", "GREY", "GRID", "INK", "MUTED", "SOFT", "WARM", "axes", "canvas", "drawn", "themed"]
 
 INK = "#1d2228"
 MUTED = "#5d6671"
@@ -41,7 +41,8 @@ _VARIABLES = {
     WARM: "--warm",
 }
 
-_SETTINGS: dict[str, Any] = {
+# Any: the type of the keys differs between versions of Matplotlib.
+_SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ranksmith",
     "font.family": ["DejaVu Sans"],

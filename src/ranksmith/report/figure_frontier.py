@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ranksmith.report import text
-from ranksmith.report.drawing import ACCENT, FAINT, GREY, INK, MUTED, WARM, axes, canvas, drawn
+from ranksmith.report.drawing import ACCENT, FAINT, INK, MUTED, WARM, axes, canvas, drawn
 from ranksmith.results import FrontierPoint, Manifest
 
 __all__ = ["frontier_svg"]
@@ -49,7 +49,9 @@ def frontier_svg(manifest: Manifest, *, narrow: bool = False) -> Figure:
         ax.set_xlabel("speedup over the original")
         if measure is lost:
             _budget(ax, manifest.max_drop_pp)
-        _points(ax, manifest.frontier, measure)
+        # Labels go to the side that the frontier bends away from.
+        _points(ax, manifest.frontier, measure, above=measure is agreement)
+        ax.locator_params(nbins=5)
         ax.xaxis.set_major_formatter(lambda value, _: text.ratio(value))
     return figure
 
@@ -68,7 +70,7 @@ def _budget(ax: Axes, budget_pp: float) -> None:
     )
 
 
-def _points(ax: Axes, points: Sequence[FrontierPoint], measure: Measure) -> None:
+def _points(ax: Axes, points: Sequence[FrontierPoint], measure: Measure, *, above: bool) -> None:
     plans = sorted((point for point in points if point.name not in _UNTOUCHED), key=lambda point: point.speedup)
     ax.plot([point.speedup for point in plans], [measure(point) for point in plans], color=FAINT, linewidth=1.2)
     for point in points:
@@ -80,43 +82,34 @@ def _points(ax: Axes, points: Sequence[FrontierPoint], measure: Measure) -> None
             measure(point),
             "s" if point.name in _UNTOUCHED else "o",
             markersize=11 if point.chosen else 6.5,
-            markerfacecolor=colour if point.speedup_ci95 is not None else "none",
+            markerfacecolor=colour if point.speedup_ci95 is not None or point.name == "original" else "none",
             markeredgecolor=colour,
             markeredgewidth=1.6,
             zorder=4 if point.chosen else 3,
         )
     # Room for the labels; a frontier of one point has no extent of its own.
     ax.margins(x=0.14, y=0.14)
-    _label(ax, [point for point in points if point.name in _UNTOUCHED], measure)
+    untouched = [point for point in points if point.name in _UNTOUCHED]
+    if untouched:
+        # They lie within a hair of each other: one label for both.
+        kept = any(point.chosen for point in untouched)
+        names = " and ".join(point.name for point in untouched)
+        _annotate(ax, f"{names}, kept" if kept else names, (untouched[-1].speedup, measure(untouched[-1])), above, kept)
     for point in points:
         if point.chosen and point.name not in _UNTOUCHED:
-            _annotate(ax, f"chosen, {text.ratio(point.speedup)}", point, measure, colour=ACCENT)
+            _annotate(ax, f"chosen, {text.ratio(point.speedup)}", (point.speedup, measure(point)), above, True)
 
 
-def _label(ax: Axes, untouched: Sequence[FrontierPoint], measure: Measure) -> None:
-    """Original and folded lie within a hair of each other: one label for both."""
-    if not untouched:
-        return
-    names = " and ".join(point.name for point in untouched)
-    if any(point.chosen for point in untouched):
-        names += ", kept"
-        _annotate(ax, names, untouched[-1], measure, colour=ACCENT)
-    else:
-        _annotate(ax, names, untouched[-1], measure, colour=GREY)
-
-
-def _annotate(ax: Axes, label: str, point: FrontierPoint, measure: Measure, *, colour: str) -> None:
+def _annotate(ax: Axes, label: str, place: tuple[float, float], above: bool, chosen: bool) -> None:
     low, high = ax.get_xlim()
-    on_the_right = (point.speedup - low) > 0.6 * (high - low)
-    bottom, top = ax.get_ylim()
-    upper = (measure(point) - bottom) > 0.5 * (top - bottom)
+    on_the_right = place[0] - low > 0.7 * (high - low)
     ax.annotate(
         label,
-        (point.speedup, measure(point)),
-        xytext=(-10 if on_the_right else 10, 12 if not upper else -20),
+        place,
+        xytext=(-8 if on_the_right else 8, 10 if above else -20),
         textcoords="offset points",
         ha="right" if on_the_right else "left",
-        color=MUTED if colour == GREY else colour,
-        fontweight="bold" if colour == ACCENT else "normal",
+        color=ACCENT if chosen else MUTED,
+        fontweight="bold" if chosen else "normal",
         zorder=5,
     )

@@ -43,7 +43,7 @@ def _distribution(ax: Axes, pair: LatencyPair) -> None:
     baseline, result = np.sort(pair.baseline_ms), np.sort(pair.result_ms)
     both = np.concatenate([baseline, result])
     # One burst that another program delayed must not squeeze all others into a corner.
-    limit = max(float(np.quantile(both, 0.99)) * 1.04, float(np.median(baseline)) * 1.05)
+    limit = max(float(np.quantile(both, 0.99)) * 1.02, float(np.median(baseline)) * 1.05)
     beyond = int(np.sum(both > limit))
     for values, colour in ((baseline, GREY), (result, ACCENT)):
         shown = _thinned(values)
@@ -56,15 +56,23 @@ def _distribution(ax: Axes, pair: LatencyPair) -> None:
     ax.set_ylabel("% of bursts done", labelpad=2)
     late = f" ({beyond} later ones not shown)" if beyond else ""
     ax.set_xlabel(f"ms a batch{late}")
-    for line, (name, values, colour) in enumerate((("original", baseline, MUTED), ("result", result, ACCENT))):
-        ax.annotate(
-            f"{name} {text.milliseconds(float(np.median(values)))}",
-            (0.98, 0.21 - 0.13 * line),
-            xycoords="axes fraction",
-            ha="right",
-            color=colour,
-            fontweight="bold",
-        )
+    _above(ax, f"original {text.milliseconds(float(np.median(baseline)))}", MUTED, 0)
+    _above(ax, f"result {text.milliseconds(float(np.median(result)))}", ACCENT, -125)
+
+
+def _above(ax: Axes, label: str, colour: str, shift: float) -> None:
+    """A label on the line of the title, `shift` units left of the right edge."""
+    ax.annotate(
+        label,
+        (1.0, 1.0),
+        xycoords="axes fraction",
+        xytext=(shift, 10),
+        textcoords="offset points",
+        ha="right",
+        color=colour,
+        fontweight="bold",
+        fontsize=11,
+    )
 
 
 def _ratios(ax: Axes, pair: LatencyPair) -> None:
@@ -83,7 +91,7 @@ def _ratios(ax: Axes, pair: LatencyPair) -> None:
     ax.set_yticks([])
     ax.grid(visible=False, axis="y")
     ax.spines["left"].set_visible(False)
-    ax.set_title(f"{text.ratio(pair.ratio)}   95 % interval {text.interval(*pair.ci95)}", color=ACCENT)
+    ax.set_title(f"{text.ratio(pair.ratio)}, 95 % interval {text.interval(*pair.ci95)}", color=ACCENT)
     ax.set_xlabel("original over result, pair by pair; 1 is no gain")
     ax.xaxis.set_major_formatter(lambda value, _: text.ratio(value))
     ax.locator_params(axis="x", nbins=5)
@@ -92,5 +100,6 @@ def _ratios(ax: Axes, pair: LatencyPair) -> None:
 def _thinned(values: Array) -> Array:
     """Evenly chosen values, first and last among them, so that a long run does not make a huge file."""
     if len(values) <= _MOST_POINTS:
-        return np.asarray(values, dtype=np.float64)
-    return np.asarray(values, dtype=np.float64)[np.linspace(0, len(values) - 1, _MOST_POINTS).round().astype(int)]
+        return values
+    chosen: Array = values[np.linspace(0, len(values) - 1, _MOST_POINTS).round().astype(int)]
+    return chosen

@@ -103,14 +103,6 @@ def _audit(pairs: Sequence[tuple[float, float]], *, narrow: bool) -> Figure:
     ax = axes(figure, 52, 26, side, side)
     limit = 1.08 * max(max(pair) for pair in pairs)
     ax.plot([0, limit], [0, limit], color=FAINT, linewidth=1.5)
-    ax.annotate(
-        "as predicted",
-        (0.97 * limit, 0.97 * limit),
-        xytext=(-8, 0),
-        textcoords="offset points",
-        ha="right",
-        color=MUTED,
-    )
     predicted, measured = zip(*pairs, strict=True)
     ax.plot(predicted, measured, "o", markersize=7, markerfacecolor=ACCENT, markeredgewidth=0, alpha=0.75)
     ax.set_xlim(0, limit)

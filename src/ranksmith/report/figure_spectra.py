@@ -15,7 +15,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from ranksmith.report import text
-from ranksmith.report.drawing import ACCENT, FAINT, GRID, GREY, INK, MUTED, SOFT, WARM, axes, canvas, drawn
+from ranksmith.report.drawing import ACCENT, FAINT, GREY, GRID, INK, MUTED, SOFT, WARM, axes, canvas, drawn
 from ranksmith.results import LayerRecord, Manifest, Spectrum
 
 __all__ = ["MARKS", "errors_svg", "rank_for", "spectra_svg", "spectrum_svg"]
@@ -51,7 +51,7 @@ def spectra_svg(manifest: Manifest, *, narrow: bool = False) -> Figure:
     ax.set_xlim(0, width)
     ax.set_ylim(rows * cell[1] + 4, 0)
     ax.set_axis_off()
-    names = text.short_names([spectrum.node for spectrum in spectra], 13 if narrow else 15)
+    names = text.short_names([spectrum.node for spectrum in spectra], 15 if narrow else 18)
     for index, (name, spectrum) in enumerate(zip(names, spectra, strict=True)):
         left, top = (index % columns) * cell[0] + 5, (index // columns) * cell[1] + 22
         _cell(ax, left, top, size, name, spectrum, layers.get(spectrum.node))
@@ -88,7 +88,7 @@ def _cell(
 
 @drawn
 def errors_svg(manifest: Manifest, *, narrow: bool = False) -> Figure:
-    """Rank against the layer's relative error, all Convs in one figure; the decomposed ones and their rank stand out."""
+    """Rank against the relative error of the layer, all Convs in one figure; the decomposed ones stand out."""
     size = (290.0, 300.0) if narrow else (940.0, 380.0)
     figure = canvas(size[0] + 60, size[1] + 76)
     ax = axes(figure, 50, 28, *size)

@@ -69,6 +69,7 @@ def _page(manifest: Manifest, wide: dict[str, str]) -> str:
         "count": text.count,
         "duration": text.duration,
         "file_size": text.file_size,
+        "nats": text.nats,
         "ms": text.milliseconds,
         "percent": text.percent,
         "points": text.points,

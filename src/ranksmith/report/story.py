@@ -26,8 +26,12 @@ _REASONS = {
     "kept-shared-weight": "Its weight is shared with another node.",
     "kept-not-2d": "Only 2-D Convs are decomposed.",
     "kept-dynamic-weight": "Its weight is computed at run time.",
+    "kept-unknown-shape": "The size of its input is not known, so it cannot be timed.",
     "kept-auto-pad": "Its padding depends on an image size that is not fixed.",
 }
+
+
+_UNLABELLED = " They have no labels: agreement stands in for accuracy."
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def _faster(manifest: Manifest) -> str:
         speed = f"{what} takes {text.milliseconds(first.result_ms)} instead of {text.milliseconds(first.baseline_ms)}. "
     return (
         f"{speed}The answer is the original's on {text.percent(accuracy.agreement)} of {accuracy.images:,} images "
-        "that took no part in making it."
+        f"that took no part in making it.{'' if accuracy.labelled else _UNLABELLED}"
     )
 
 
@@ -135,8 +139,7 @@ def _kept(manifest: Manifest) -> str:
         within = sum(point.selection_drop_pp <= manifest.max_drop_pp for point in plans)
         tried = (
             f"{len(plans)} plans were judged, {within or 'none'} of them within {manifest.max_drop_pp:g} pp of {what} "
-            f"on the images to choose on{', and none passed the final gate' if within else ''}: to be measurably "
-            "faster, within the accuracy asked for."
+            f"on the images to choose on. None proved to be both certain enough of that and measurably faster."
         )
     else:
         tried = "No rank of any Conv saved time in context, so there was no plan to judge."

@@ -4,9 +4,9 @@ and escaped by whoever writes them (the template's autoescape, Matplotlib's SVG 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 
 __all__ = [
     "DASH",
@@ -15,16 +15,20 @@ __all__ = [
     "file_size",
     "interval",
     "milliseconds",
+    "nats",
     "percent",
     "points",
     "printable",
     "ratio",
     "short_names",
     "shorten",
+    "sparkline",
 ]
 
 DASH = "–"
 _MINUS = "\N{MINUS SIGN}"
+_GLUE = "\N{NO-BREAK SPACE}"
+"""Between a number and its unit, which no line break may part."""
 
 
 def _number(value: float, digits: int) -> str:
@@ -45,25 +49,29 @@ def percent(value: float | None, digits: int = 1) -> str:
     rounded = round(100 * value, digits)
     if rounded >= 100 and value < 1:
         rounded = 100 - 10**-digits
-    return f"{_number(rounded, digits)} %"
+    return f"{_number(rounded, digits)}{_GLUE}%"
 
 
-def points(value: float, *, signed: bool = False) -> str:
+def points(value: float) -> str:
     """Percentage points."""
-    text = _number(value, 2)
-    return f"+{text} pp" if signed and round(value, 2) > 0 else f"{text} pp"
+    return f"{_number(value, 2)}{_GLUE}pp"
 
 
-def interval(low: float, high: float, digits: int = 2, unit: str = "") -> str:
-    """`1.35 to 1.37`, with the unit once."""
-    return f"{_number(low, digits)} to {_number(high, digits)}{unit}"
+def interval(low: float, high: float, digits: int = 2) -> str:
+    """`1.35 to 1.37`."""
+    return f"{_number(low, digits)} to {_number(high, digits)}"
 
 
 def milliseconds(value: float | None) -> str:
     """About three significant digits."""
     if value is None:
         return DASH
-    return f"{_number(value, 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 0.1 else 3)} ms"
+    return f"{_number(value, 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 0.1 else 3)}{_GLUE}ms"
+
+
+def nats(value: float) -> str:
+    """A divergence, with two digits where there is something to see."""
+    return "< 0.0001" if 0 < value < 1e-4 else f"{value:.2g}"
 
 
 def count(value: float | None) -> str:
@@ -72,7 +80,7 @@ def count(value: float | None) -> str:
         return DASH
     for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor:
-            return f"{_number(value / factor, 2 if value < 100 * factor else 0)} {unit}"
+            return f"{_number(value / factor, 2 if value < 100 * factor else 0)}{_GLUE}{unit}"
     return _number(value, 0)
 
 
@@ -80,16 +88,28 @@ def file_size(value: int) -> str:
     """`102170216` as `102.2 MB`."""
     for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if value >= factor:
-            return f"{_number(value / factor, 1)} {unit}"
-    return f"{value} B"
+            return f"{_number(value / factor, 1)}{_GLUE}{unit}"
+    return f"{value}{_GLUE}B"
 
 
 def duration(seconds: float) -> str:
     """`131.6` as `2 min 12 s`."""
     if seconds < 10:
-        return f"{_number(seconds, 1)} s"
+        return f"{_number(seconds, 1)}{_GLUE}s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    return f"{minutes}{_GLUE}min {rest:02d}{_GLUE}s" if minutes else f"{rest}{_GLUE}s"
+
+
+def sparkline(values: Sequence[float], width: int, *, top: float | None = None) -> str:
+    """A line of `width` block characters, from zero to `top` (the largest value)."""
+    if not values:
+        return ""
+    highest = max(values) if top is None else top
+    blocks = "▁▂▃▄▅▆▇█"
+    chosen = [values[round(index * (len(values) - 1) / max(width - 1, 1))] for index in range(min(width, len(values)))]
+    if len(values) <= width:
+        chosen = list(values)
+    return "".join(blocks[min(7, max(0, int(8 * value / highest)))] if highest > 0 else blocks[0] for value in chosen)
 
 
 def printable(text: str) -> str:
@@ -109,15 +129,17 @@ def short_names(names: Sequence[str], length: int) -> list[str]:
     """The names without what they all begin and end with, cut at a separator, each at most `length` long."""
     shown = [printable(name) for name in names]
     if len(shown) > 1 and len(set(shown)) == len(shown):
-        start = _until_separator(os.path.commonprefix(shown))
+        start = _shared_start(shown)
         stripped = [name[start:] for name in shown]
-        end = _until_separator(os.path.commonprefix([name[::-1] for name in stripped]))
+        end = _shared_start([name[::-1] for name in stripped])
         stripped = [name[: len(name) - end] for name in stripped]
         if all(stripped):
             shown = stripped
     return [shorten(name, length) for name in shown]
 
 
-def _until_separator(common: str) -> int:
+def _shared_start(names: Sequence[str]) -> int:
+    """How many characters all names begin with, up to and with a separator."""
+    common = "".join(chars[0] for chars in takewhile(lambda chars: len(set(chars)) == 1, zip(*names, strict=False)))
     separators = [match.end() for match in re.finditer(r"[/._:-]", common)]
     return separators[-1] if separators else 0
