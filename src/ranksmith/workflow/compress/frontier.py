@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from ranksmith.data.loader import Batch
 from ranksmith.graph import io
 from ranksmith.measure import accuracy as measures
 from ranksmith.results import PlanEntry, RankPlan
@@ -55,7 +57,7 @@ def logits_of(job: Job, model: bytes, images: ImageSet, what: str) -> tuple[Arra
     session = open_session(model, threads=job.options.threads)
     with job.progress.stage(what, len(images)) as advance:
 
-        def told() -> Any:
+        def told() -> Iterator[Batch]:
             for batch in images.batches():
                 yield batch
                 advance(len(batch.indices))
@@ -67,23 +69,36 @@ def logits_of(job: Job, model: bytes, images: ImageSet, what: str) -> tuple[Arra
 
 
 class Judge:
-    """Judges plans against the folded original on the selection images; remembers what it judged."""
+    """Judges plans against the folded original on sets of images; remembers every answer."""
 
     def __init__(self, job: Job, prepared: Prepared, statistics: Statistics) -> None:
         self._job = job
         self._prepared = prepared
         self._statistics = statistics
-        self._judged: dict[tuple[tuple[str, str, int], ...], Judgement] = {}
-        self._baseline: tuple[Array, Array | None] | None = None
+        self._answers: dict[tuple[tuple[PlanEntry, ...], int], Array] = {}
+        self._labels: dict[int, Array | None] = {}
 
-    def __call__(self, entries: Entries) -> Judgement:
-        key = tuple(sorted((entry.node, entry.kind, entry.rank) for entry in entries.values()))
-        if key not in self._judged:
-            images = self._prepared.selection
-            if self._baseline is None:
-                self._baseline = logits_of(self._job, self._prepared.folded_bytes, images, "Judging the original")
-            baseline, labels = self._baseline
-            model = io.to_bytes(build(self._prepared, entries, self._statistics))
-            logits, _ = logits_of(self._job, model, images, f"Judging a plan of {len(entries)} layers")
-            self._judged[key] = judge(baseline, logits, labels)
-        return self._judged[key]
+    def answers(self, entries: Entries, images: Sequence[ImageSet]) -> tuple[Array, Array, Array | None]:
+        """Logits of the original and of the plan's model on all of `images`, and the labels."""
+        plan = tuple(entries[node] for node in sorted(entries))
+        if any((plan, id(part)) not in self._answers for part in images):
+            content = io.to_bytes(build(self._prepared, entries, self._statistics))
+            for part in images:
+                self._run(plan, content, part)
+        for part in images:
+            self._run((), self._prepared.folded_bytes, part)
+        baseline = np.concatenate([self._answers[(), id(part)] for part in images])
+        result = np.concatenate([self._answers[plan, id(part)] for part in images])
+        labels = [found for part in images if (found := self._labels[id(part)]) is not None]
+        return baseline, result, np.concatenate(labels) if labels else None
+
+    def __call__(self, entries: Entries, images: Sequence[ImageSet]) -> Judgement:
+        """How the plan does on all of `images`."""
+        return judge(*self.answers(entries, images))
+
+    def _run(self, plan: tuple[PlanEntry, ...], content: bytes, images: ImageSet) -> None:
+        if (plan, id(images)) not in self._answers:
+            what = f"a plan of {len(plan)} layers" if plan else "the original"
+            logits, labels = logits_of(self._job, content, images, f"Judging {what} on {images.role} images")
+            self._answers[plan, id(images)] = logits
+            self._labels[id(images)] = labels

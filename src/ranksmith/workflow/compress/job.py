@@ -65,14 +65,19 @@ class CompressOptions:
     command: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Some images of a dataset, preprocessed; kept in memory when they are few."""
+    """Some images of a dataset, preprocessed; kept in memory when they are few.
+
+    Attributes:
+        role: what they are for, as it is said to the user.
+    """
 
     dataset: Dataset
     indices: NDArray[np.integer[Any]]
     preprocess: Preprocess
     batch: int = 8
+    role: str = "calibration"
     _kept: list[Batch] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
@@ -127,7 +132,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The folded model, its Convs, and which images do what."""
+    """The folded model, its Convs, and which images do what.
+
+    The held-out images come in two parts: where the first shows that the choice was too bold, it joins the
+    images that are chosen on, and the second is still one that took part in nothing.
+    """
 
     folded: ir.Model
     folded_bytes: bytes
@@ -138,7 +147,7 @@ class Prepared:
     calibration: ImageSet
     calibration_sha256: str
     selection: ImageSet
-    holdout: ImageSet
+    holdout: tuple[ImageSet, ...]
     warnings: list[str]
 
     @property

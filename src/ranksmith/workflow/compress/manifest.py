@@ -29,7 +29,7 @@ from ranksmith.search.candidates import Option
 from ranksmith.workflow.compress.consider import Considered
 from ranksmith.workflow.compress.frontier import Judge, rank_plan
 from ranksmith.workflow.compress.gate import Judgement
-from ranksmith.workflow.compress.job import Job, Prepared
+from ranksmith.workflow.compress.job import ImageSet, Job, Prepared
 from ranksmith.workflow.compress.records import layer_records
 from ranksmith.workflow.statistics import Statistics
 
@@ -57,6 +57,8 @@ class Frontier:
 
     Attributes:
         model_ms: latency of the folded original.
+        chosen_on: the images that decided.
+        held_out: the images that took part in nothing.
         reverted: nodes that the chosen plan had decomposed and that were slower in the whole model.
     """
 
@@ -64,6 +66,8 @@ class Frontier:
     chosen: Choices
     model_ms: float
     judge: Judge
+    chosen_on: list[ImageSet]
+    held_out: list[ImageSet]
     reverted: list[str] = field(default_factory=list)
 
     def speedup(self, choices: Choices) -> float:
@@ -122,7 +126,7 @@ def make_manifest(
         objective=options.objective,
         max_drop_pp=options.max_drop_pp,
         seed=options.seed,
-        data=_data_use(job, prepared),
+        data=_data_use(job, prepared, frontier),
         accuracy=result.accuracy,
         latency=result.latency,
         cost_before=Cost(macs=macs, params=params, bytes=source.bytes),
@@ -141,7 +145,7 @@ def make_manifest(
         frontier=points,
         batch_cost=result.batch_cost,
         stages_s=dict(job.clock.stages_s),
-        warnings=prepared.warnings + prepared.selection.skipped + prepared.holdout.skipped,
+        warnings=prepared.warnings + _skipped(prepared),
     )
     return manifest, plans
 
@@ -194,16 +198,20 @@ def _points(prepared: Prepared, frontier: Frontier, result: Result) -> tuple[lis
     return points, plans
 
 
-def _data_use(job: Job, prepared: Prepared) -> DataUse:
-    skipped = {*prepared.selection.skipped, *prepared.holdout.skipped}
+def _data_use(job: Job, prepared: Prepared, frontier: Frontier) -> DataUse:
     return DataUse(
         name=job.dataset.name,
         calibration=len(prepared.calibration),
         calibration_sha256=prepared.calibration_sha256,
-        selection=len(prepared.selection),
-        holdout=len(prepared.holdout),
-        skipped=len(skipped),
+        selection=sum(len(images) for images in frontier.chosen_on),
+        holdout=sum(len(images) for images in frontier.held_out),
+        skipped=len(_skipped(prepared)),
     )
+
+
+def _skipped(prepared: Prepared) -> list[str]:
+    sets = (prepared.calibration, prepared.selection, *prepared.holdout)
+    return sorted({reason for images in sets for reason in images.skipped})
 
 
 def _spectra(prepared: Prepared, statistics: Statistics) -> list[Spectrum]:

@@ -60,8 +60,12 @@ def prepare(job: Job) -> Prepared:
         contexts={node: conv_context(folded, node) for node in candidates},
         calibration=ImageSet(own or job.dataset, taken.calibration, job.preprocess, batch),
         calibration_sha256=taken.calibration_sha256,
-        selection=ImageSet(job.dataset, chosen.selection[: job.options.selection], job.preprocess, batch),
-        holdout=ImageSet(job.dataset, chosen.holdout[: job.options.holdout], job.preprocess, batch),
+        selection=ImageSet(job.dataset, chosen.selection[: options.selection], job.preprocess, batch, "selection"),
+        holdout=tuple(
+            ImageSet(job.dataset, part, job.preprocess, batch, "held-out")
+            for part in np.array_split(chosen.holdout[: options.holdout], 2)
+            if len(part)
+        ),
         warnings=list(chosen.warnings),
     )
     _certify(job, prepared)
