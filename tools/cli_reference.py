@@ -51,7 +51,7 @@ def _usage(parameter: Any) -> str:
 
 def _names(option: Any) -> str:
     value = "" if option.is_flag else f" {_value(option)}"
-    return f"`{_cell(', '.join(option.opts) + value)}`"
+    return f"`{_cell(', '.join([*option.opts, *option.secondary_opts]) + value)}`"
 
 
 def _value(option: Any) -> str:
@@ -61,6 +61,8 @@ def _value(option: Any) -> str:
 def _default(option: Any) -> str:
     if option.required:
         return " Required."
+    if option.is_flag and option.secondary_opts:
+        return f" Default: `{(option.opts if option.default else option.secondary_opts)[0]}`."
     if option.is_flag or option.default in (None, (), []):
         return ""
     return f" Default: `{_cell(str(option.default))}`."

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import inspect
 import os
 import signal
 import sys
@@ -26,8 +25,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
-from importlib.util import find_spec
+from inspect import Parameter, Signature, signature
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -35,6 +33,19 @@ import typer
 
 from ranksmith._version import __version__
 from ranksmith.cli import output
+from ranksmith.cli.verb_bench import bench
+from ranksmith.cli.verb_compare import compare
+from ranksmith.cli.verb_compress import compress
+from ranksmith.cli.verb_decompose import decompose
+from ranksmith.cli.verb_doctor import doctor
+from ranksmith.cli.verb_evaluate import evaluate
+from ranksmith.cli.verb_expose import expose
+from ranksmith.cli.verb_fetch import fetch
+from ranksmith.cli.verb_fold import fold
+from ranksmith.cli.verb_inspect import inspect
+from ranksmith.cli.verb_report import report
+from ranksmith.cli.verb_spectrum import spectrum
+from ranksmith.cli.verb_sweep import sweep
 from ranksmith.errors import RanksmithError
 
 __all__ = ["app", "main", "run"]
@@ -81,38 +92,36 @@ def _with_verbosity(verb: Callable[..., None]) -> Callable[..., None]:
         verb(**arguments)
 
     parameters = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for parameter in inspect.signature(verb, eval_str=True).parameters.values()
+        parameter.replace(kind=Parameter.KEYWORD_ONLY)
+        for parameter in signature(verb, eval_str=True).parameters.values()
     ]
     parameters += [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
+        Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
         for name, annotation in extra.items()
     ]
     # Typer reads both the signature and the annotations.
-    wrapped.__dict__["__signature__"] = inspect.Signature(parameters)
+    wrapped.__dict__["__signature__"] = Signature(parameters)
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapped
 
 
-_VERBS = (
-    "fetch",
-    "inspect",
-    "fold",
-    "expose",
-    "spectrum",
-    "sweep",
-    "decompose",
-    "compress",
-    "compare",
-    "evaluate",
-    "bench",
-    "report",
-    "doctor",
+_VERBS: tuple[tuple[Callable[..., None], str], ...] = (
+    (fetch, "Download a model of the ONNX Model Zoo."),
+    (inspect, "Show a model's Convs and which are candidates."),
+    (fold, "Fold BatchNormalization into Conv."),
+    (expose, "Make intermediate values outputs."),
+    (spectrum, "Show how much energy each rank retains."),
+    (sweep, "Show the error of every rank of one layer."),
+    (decompose, "Replace Convs by low-rank ones."),
+    (compress, "Make a model faster, prove it, write a bundle."),
+    (compare, "Tell how far two models' outputs are apart."),
+    (evaluate, "Measure accuracy, latency and throughput."),
+    (bench, "Time several models, paired and interleaved."),
+    (report, "Rebuild a bundle's report from its manifest."),
+    (doctor, "Tell what this machine can do."),
 )
-for _verb in _VERBS:
-    if find_spec(f"ranksmith.cli.verb_{_verb}") is not None:
-        _function = getattr(import_module(f"ranksmith.cli.verb_{_verb}"), _verb)
-        app.command(name=_verb)(_with_verbosity(_function))
+for _verb, _summary in _VERBS:
+    app.command(name=_verb.__name__, short_help=_summary)(_with_verbosity(_verb))
 
 
 def main() -> NoReturn:

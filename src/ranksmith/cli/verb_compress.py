@@ -52,7 +52,8 @@ def compress(
         float, typer.Option("--max-drop", metavar="PP", min=0.0, help="Percentage points of top-1 that may be lost.")
     ] = 1.0,
     objective: Annotated[
-        Literal["latency", "macs", "bytes"], typer.Option("--objective", help="What to save.")
+        Literal["latency", "macs", "bytes"],
+        typer.Option("--objective", metavar="latency|macs|bytes", help="What to save."),
     ] = "latency",
     calibration: Annotated[
         int, typer.Option("--calibration", metavar="N", min=1, help="Images to gather statistics on.")
