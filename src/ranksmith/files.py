@@ -62,7 +62,7 @@ def atomic_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             yield partial
             # mkstemp makes 0600; a result is as readable as any other new file.
             partial.chmod(0o666 & ~_umask())
-            os.replace(partial, path)
+            partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -87,11 +87,11 @@ def atomic_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             yield partial
             partial.chmod(0o777 & ~_umask())
             if path.exists():
-                os.replace(path, retired)
-            os.replace(partial, path)
+                path.replace(retired)
+            partial.replace(path)
         except BaseException:
             if retired.exists() and not path.exists():
-                os.replace(retired, path)
+                retired.replace(path)
             raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
