@@ -173,7 +173,7 @@ class OutputStatistics(_Streaming):
         if y.ndim < 2 or y.shape[1] != self.channels:
             raise ValueError(f"output of shape {y.shape} where [N, {self.channels}, H, W] is expected")
         identity = ConvLayer(np.broadcast_to(np.float32(0), (self.channels, self.channels, 1, 1)))
-        values = y.reshape(len(y), self.channels, -1, 1)
+        values = y.reshape(len(y), self.channels, int(np.prod(y.shape[2:])), 1)
         blocks = stream_columns(values, identity, step=self._step(values.shape[2]), start=self.images)
         self._add((block.astype(np.float64) for block in blocks), len(y))
 
