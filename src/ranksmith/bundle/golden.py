@@ -45,7 +45,8 @@ def load_golden(path: Path) -> tuple[Arrays, Arrays]:
         BundleError: the file is missing, damaged, or not of this form.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: given a path, NumPy leaves the file open when it is not an archive.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except FileNotFoundError as error:
         raise BundleError(f"{path}: no such file; the bundle is incomplete", hint="build the bundle again") from error

@@ -164,8 +164,7 @@ def _table(result: SweepReport) -> Table:
 def _best(result: SweepReport) -> str:
     if not result.best:
         return "none of these ranks makes the layer cheaper"
-    by_rank: dict[int, list[str]] = {}
-    for measure, rank in result.best.items():
-        by_rank.setdefault(rank, []).append(measure.replace("_", " "))
-    told = "; ".join(f"{rank} (by {', '.join(measures)})" for rank, measures in sorted(by_rank.items()))
-    return f"best rank among those cheaper than the Conv: {told}"
+    ranks = list(result.best.values())
+    usual = max(set(ranks), key=lambda rank: (ranks.count(rank), rank))
+    others = [f"{rank} by {measure.replace('_', ' ')}" for measure, rank in result.best.items() if rank != usual]
+    return f"best rank among those cheaper than the Conv: {'; '.join([str(usual), *others])}"

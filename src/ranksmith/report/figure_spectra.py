@@ -122,16 +122,19 @@ def spectrum_svg(spectra: Sequence[Spectrum], title: str) -> Figure:
     columns = min(4, len(spectra))
     rows = -(-len(spectra) // columns)
     size, cell = ((420.0, 260.0), (500.0, 350.0)) if len(spectra) <= 2 else ((240.0, 150.0), (310.0, 226.0))
-    figure = canvas(columns * cell[0], rows * cell[1] + 56)
-    figure.text(20 / (columns * cell[0]), 1 - 26 / (rows * cell[1] + 56), text.printable(title), fontsize=15)
+    width, height = columns * cell[0], rows * cell[1] + 76
+    figure = canvas(width, height)
+    figure.text(20 / width, 1 - 26 / height, text.printable(title), fontsize=15)
+    for left, label, colour in ((20, "— feature map", ACCENT), (130, "- - weight", WARM)):
+        figure.text(left / width, 1 - 48 / height, label, color=colour)
     names = text.short_names([spectrum.node for spectrum in spectra], 30)
     for index, (name, spectrum) in enumerate(zip(names, spectra, strict=True)):
-        left, top = (index % columns) * cell[0] + 52, (index // columns) * cell[1] + 78
-        _panel(axes(figure, left, top, *size), name, spectrum, first=index == 0)
+        left, top = (index % columns) * cell[0] + 52, (index // columns) * cell[1] + 98
+        _panel(axes(figure, left, top, *size), name, spectrum)
     return figure
 
 
-def _panel(ax: Axes, name: str, spectrum: Spectrum, *, first: bool) -> None:
+def _panel(ax: Axes, name: str, spectrum: Spectrum) -> None:
     full = len(spectrum.output)
     for energy, colour, style in ((spectrum.weight, WARM, (0, (4, 2))), (spectrum.output, ACCENT, "solid")):
         x, y = _curve(energy, 96)
@@ -140,7 +143,7 @@ def _panel(ax: Axes, name: str, spectrum: Spectrum, *, first: bool) -> None:
         rank = rank_for(spectrum.output, mark)
         ax.plot(rank, spectrum.output[rank - 1], "o", markersize=5.5, color=ACCENT)
         ax.annotate(
-            f"{mark:.0%}: {rank}",
+            f"{text.percent(mark, 0)}: {rank}",
             (0.98, 0.30 - 0.115 * MARKS.index(mark)),
             xycoords="axes fraction",
             ha="right",
@@ -152,5 +155,5 @@ def _panel(ax: Axes, name: str, spectrum: Spectrum, *, first: bool) -> None:
     ax.set_ylim(0, 1.04)
     ax.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
     ax.set_yticks([0, 0.5, 1.0])
-    ax.set_xlabel("rank: — feature map, - - weight" if first else "rank")
+    ax.set_xlabel("rank")
     ax.locator_params(axis="x", nbins=5)

@@ -15,10 +15,10 @@ __all__ = ["sweep_svg"]
 
 _SIZE, _CELL, _TOP = (400.0, 220.0), (500.0, 310.0), 70.0
 _PANELS = (
-    ("The model's output, relative", ("output_relative_l2", "output_clipped_relative")),
-    ("The layer's output, relative", ("layer_relative_l2", "layer_clipped_relative")),
-    ("The model's output, absolute", ("output_mean_abs", "output_max_abs")),
-    ("The layer's output, absolute", ("layer_mean_abs", "layer_max_abs")),
+    ("Model, relative error", ("output_relative_l2", "output_clipped_relative")),
+    ("Layer, relative error", ("layer_relative_l2", "layer_clipped_relative")),
+    ("Model, absolute error", ("output_mean_abs", "output_max_abs")),
+    ("Layer, absolute error", ("layer_mean_abs", "layer_max_abs")),
 )
 _NAMES = {"relative_l2": "L2", "clipped_relative": "clipped", "mean_abs": "mean", "max_abs": "largest"}
 
@@ -50,10 +50,11 @@ def _panel(ax: Axes, report: SweepReport, measures: tuple[str, str]) -> None:
         ax.axvspan(float(dearer.min()), float(ranks.max()), color=GRID, linewidth=0)
         ax.annotate(
             "not cheaper",
-            (float(dearer.min()), 1.0),
+            (float(ranks.max()), 1.0),
             xycoords=("data", "axes fraction"),
-            xytext=(4, -13),
+            xytext=(-4, -13),
             textcoords="offset points",
+            ha="right",
             color=MUTED,
             fontsize=10,
         )
@@ -76,7 +77,7 @@ def _panel(ax: Axes, report: SweepReport, measures: tuple[str, str]) -> None:
             label,
             (1.0, 1.0),
             xycoords="axes fraction",
-            xytext=(-115 * (1 - line), 10),
+            xytext=(-130 * (1 - line), 10),
             textcoords="offset points",
             ha="right",
             color=colour,

@@ -1,0 +1,120 @@
+"""The report in a real browser: complete, quiet, offline, and never wider than its window."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ranksmith.report.page import render
+from tests.unit.report import manifests
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+KINDS = {
+    "faster": (manifests.faster, "1.25×"),
+    "kept_original": (manifests.kept_original, "Kept as it was."),
+    "unlabelled": (manifests.unlabelled, "1.25×"),
+    "tiny": (manifests.tiny, "2.00×"),
+}
+LOOKS = [(390, "light"), (390, "dark"), (768, "light"), (1280, "light"), (1280, "dark")]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed here")
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        try:
+            yield chromium
+        finally:
+            chromium.close()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """(the page's file, what its headline says)"""
+    make, headline = KINDS[request.param]
+    file = tmp_path_factory.mktemp("report") / "report.html"
+    file.write_text(render(make()), encoding="utf-8")
+    return file, headline
+
+
+@pytest.mark.parametrize(("width", "scheme"), LOOKS)
+def test_the_report_looks_right(browser: Any, report: tuple[Path, str], width: int, scheme: str) -> None:
+    file, headline = report
+    page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    try:
+        said: list[str] = []
+        asked: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(file.as_uri())
+
+        assert said == []
+        assert [url for url in asked if not url.startswith("data:")] == [file.as_uri()]
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.locator("h1 strong").is_visible()
+        assert page.locator("h1 strong").inner_text() == headline
+        _check_figures(page, width)
+        assert _lightness(page) == scheme
+    finally:
+        page.close()
+
+
+def _check_figures(page: Any, width: int) -> None:
+    figures = page.locator("figure").all()
+    assert figures
+    for figure in figures:
+        shown = [svg for svg in figure.locator("svg").all() if svg.is_visible()]
+        assert len(shown) == 1
+        box = shown[0].bounding_box()
+        assert box["width"] > 0.6 * min(width - 40, 420)
+        assert box["height"] > 40
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+        assert shown[0].locator("text").first.is_visible()
+
+
+def _lightness(page: Any) -> str:
+    """Light or dark, by the paper and by the ink of the page and of its figures, which must differ."""
+    colours: dict[str, str] = page.evaluate(
+        """() => ({
+            paper: getComputedStyle(document.body).backgroundColor,
+            ink: getComputedStyle(document.body).color,
+            figure: getComputedStyle(document.querySelector("figure svg text")).fill,
+        })"""
+    )
+    bright = {
+        name: sum(int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(",")) > 3 * 128
+        for name, colour in colours.items()
+    }
+    assert bright["ink"] != bright["paper"]
+    return "light" if bright["paper"] else "dark"
+
+
+def test_the_links_lead_to_their_sections(browser: Any, report: tuple[Path, str]) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    try:
+        page.goto(report[0].as_uri())
+        for link in page.locator("nav a").all():
+            link.click()
+            assert page.locator(link.get_attribute("href")).is_visible()
+    finally:
+        page.close()

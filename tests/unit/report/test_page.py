@@ -1,0 +1,158 @@
+"""The page: what it says of each kind of result, that it loads nothing, and that names stay text."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ranksmith.report.page import render, write_report
+from ranksmith.results import Manifest
+from tests.unit.report import manifests
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.ids: list[str] = []
+        self._text: list[str] = []
+        self._skip = 0
+        self.feed(html)
+        self.close()
+        self.text = " ".join(" ".join(self._text).replace("\N{NO-BREAK SPACE}", " ").split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self._skip += tag in ("style", "svg")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._skip -= tag in ("style", "svg")
+
+    def handle_data(self, data: str) -> None:
+        if not self._skip:
+            self._text.append(data)
+
+
+def light(manifest: Manifest) -> Manifest:
+    """Without most layers and all spectra, whose drawing takes the time."""
+    return msgspec.structs.replace(manifest, layers=manifest.layers[:3], spectra=[], rank_errors={})
+
+
+@pytest.fixture(scope="module")
+def faster_html() -> str:
+    return render(manifests.faster())
+
+
+def test_a_faster_model_says_how_much_and_at_what_cost(faster_html: str) -> None:
+    text = Page(faster_html).text
+    assert re.search(r"1\.25 × faster at batch 1, 95 % interval 1\.2\d to 1\.2\d", text)
+    assert "instead of" in text
+    assert "on 97.7 % of 266 images that took no part in making it" in text
+    assert "Top-1 lost 0.38 pp 95 %: −0.75 to 1.50" in text
+    assert "The interval reaches beyond what was asked for" in text
+    assert "one image of imagenet-sample could not be read" in text
+    assert "ranksmith compress resnet50-v1.onnx" in text
+    for part in ("5f" * 32, "a3" * 32, "0c" * 32, "onnxruntime 1.32.0", "Example EX-9000", "2 min 12 s"):
+        assert part in text
+
+
+def test_a_kept_original_says_so_and_why() -> None:
+    text = Page(render(light(manifests.kept_original()))).text
+    assert "Kept as it was." in text
+    assert "12 plans were judged, 8 of them within 1 pp of top-1" in text
+    assert "the same answers, no slower" in text
+    assert not re.search(r"\d × faster", text)
+    assert "original" in text
+
+
+@pytest.mark.parametrize(
+    ("plans", "told"), [(2, "there was no plan to judge"), (20, "12 plans were judged, none of them")]
+)
+def test_a_kept_original_tells_apart_no_plan_and_no_good_plan(plans: int, told: str) -> None:
+    manifest = msgspec.structs.replace(manifests.kept_original(), max_drop_pp=-1.0)
+    manifest = msgspec.structs.replace(manifest, frontier=manifest.frontier[:plans])
+    assert told in Page(render(light(manifest))).text
+
+
+def test_without_labels_agreement_is_said_to_stand_in_for_accuracy() -> None:
+    text = Page(render(light(manifests.unlabelled()))).text
+    assert "agreement stands in for accuracy" in text
+    assert "Agreement lost: 2.26 pp, 95 % interval 0.75 to 4.14" in text
+    assert "Top-1" not in text
+
+
+def test_a_note_on_the_accuracy_is_shown() -> None:
+    manifest = light(manifests.faster())
+    noted = msgspec.structs.replace(manifest.accuracy, note="beyond the budget on these images alone")
+    assert "beyond the budget on these images alone" in render(msgspec.structs.replace(manifest, accuracy=noted))
+
+
+def test_a_latency_of_other_batches_is_told_as_such() -> None:
+    manifest = light(manifests.faster())
+    text = Page(render(msgspec.structs.replace(manifest, latency=manifest.latency[1:]))).text
+    assert "A batch of 8 takes" in text
+    assert "Faster." in Page(render(msgspec.structs.replace(manifest, latency=[]))).text
+
+
+def test_every_layer_is_there_with_its_reason(faster_html: str) -> None:
+    manifest = manifests.faster()
+    text = Page(faster_html).text
+    for layer in manifest.layers:
+        assert f"{layer.node} {layer.reason}" in text
+        assert layer.detail in text
+
+
+@pytest.mark.parametrize(
+    "manifest", [None, light(manifests.kept_original()), manifests.tiny()], ids=["faster", "kept", "tiny"]
+)
+def test_a_page_needs_nothing_but_itself(manifest: Manifest | None, faster_html: str) -> None:
+    html = faster_html if manifest is None else render(manifest)
+    page = Page(html)
+    assert "script" not in page.tags
+    assert "default-src 'none'" in html
+    for name, value in page.attributes:
+        if name in ("src", "href", "xlink:href", "action", "data"):
+            assert value.startswith(("#", "data:")), (name, value)
+        assert not name.startswith("on")
+    assert "@import" not in html
+    assert not re.search(r"url\((?!#)", html)
+    assert len(page.ids) == len(set(page.ids))
+    linked = {value[1:] for name, value in page.attributes if name == "href" and value.startswith("#")}
+    assert linked <= set(page.ids)
+
+
+def test_hostile_names_stay_text() -> None:
+    html = render(manifests.tiny())
+    page = Page(html)
+    assert "script" not in page.tags
+    assert '<script>alert("$x_1$")</script> {{ 7 * 7 }}' in page.text
+    assert "49" not in page.text
+
+
+def test_the_same_manifest_gives_the_same_page() -> None:
+    assert render(light(manifests.faster())) == render(light(manifests.faster()))
+
+
+def test_the_report_is_written_with_its_figures_and_tables(tmp_path: Path, faster_html: str) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "left-over.svg").write_text("<svg/>")
+    (tmp_path / "report.html").write_text("old")
+    (tmp_path / "model.onnx").write_bytes(b"untouched")
+    page = write_report(manifests.faster(), tmp_path)
+    assert page == tmp_path / "report.html"
+    assert page.read_text(encoding="utf-8") == faster_html
+    assert {path.name for path in tmp_path.iterdir()} == {"report", "report.html", "model.onnx"}
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert names == {
+        *(f"{name}.svg" for name in ("frontier", "latency", "layers", "audit", "spectra", "errors")),
+        *(f"{name}.csv" for name in ("layers", "frontier", "latency", "spectra", "stages")),
+    }
