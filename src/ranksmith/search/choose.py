@@ -122,6 +122,7 @@ def probability_within(losses: ArrayLike, max_drop_pp: float, *, labelled: bool 
 
     Args:
         losses: per image 1, 0 or −1, as `PlanScore.losses`.
+        max_drop_pp: not negative.
         labelled: False where `losses` count disagreements.
     """
     values = np.asarray(losses)
