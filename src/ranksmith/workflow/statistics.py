@@ -23,6 +23,7 @@ from ranksmith.graph.expose import expose
 from ranksmith.graph.io import to_bytes
 from ranksmith.graph.query import conv_context, conv_layer
 from ranksmith.lowrank.factor import KINDS, Factorizer
+from ranksmith.lowrank.spectra import retained_energy
 from ranksmith.lowrank.statistics import InputStatistics, OutputStatistics
 from ranksmith.progress import Progress
 from ranksmith.results import Preprocess
@@ -47,6 +48,13 @@ class Statistics:
     input: dict[str, InputStatistics] = field(default_factory=dict)
     images: int = 0
     _factorizers: dict[tuple[str, str], Factorizer] = field(default_factory=dict, repr=False)
+    _energies: dict[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
+
+    def energy(self, node: str, group: int) -> NDArray[np.float64]:
+        """Cumulative energy of the output of `node` by rank (per group); kept, like the factorizers."""
+        if node not in self._energies:
+            self._energies[node] = retained_energy(self.output[node].covariance, group)
+        return self._energies[node]
 
     def factorizer(self, node: str, kind: str, layer: ConvLayer) -> Factorizer:
         """All ranks of `node` by `kind`; kept, because its eigendecomposition is what costs."""

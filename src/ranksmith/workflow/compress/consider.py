@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from ranksmith.convolution import ConvLayer
 from ranksmith.lowrank.cost import skeleton
 from ranksmith.lowrank.factor import kind_named
-from ranksmith.lowrank.spectra import retained_energy
 from ranksmith.runtime.machine import channel_block
 from ranksmith.search.allocate import drop_unpaying
 from ranksmith.search.candidates import Layer, Option, candidate_options
@@ -22,6 +23,8 @@ __all__ = ["Considered", "consider", "gather_cached"]
 
 # An option must save more than this fraction of its layer's time; below it lies the noise of the table.
 _LEAST_GAIN = 0.03
+# Options of one layer that are timed.
+_MOST_OPTIONS = 12
 
 
 @dataclass(frozen=True)
@@ -80,16 +83,23 @@ def consider(job: Job, prepared: Prepared, statistics: Statistics) -> dict[str, 
             node=node,
             layer=prepared.layers[node],
             input_hw=size,
-            energy=retained_energy(statistics.output[node].covariance, prepared.layers[node].group),
+            energy=statistics.energy(node, prepared.layers[node].group),
             error=partial(_predicted_error, statistics, node, prepared.layers[node]),
         )
-        options[node] = candidate_options(layer, block=block, kinds=job.options.kinds)
+        options[node] = _thinned(candidate_options(layer, block=block, kinds=job.options.kinds))
     timed = _timed(job, prepared, options)
     if job.options.objective == "latency":
         paying, _ = drop_unpaying(timed, _LEAST_GAIN)
     else:
         paying = timed
     return {node: Considered(timed[node], paying[node]) for node in timed}
+
+
+def _thinned(options: list[Option]) -> list[Option]:
+    """At most `_MOST_OPTIONS`, evenly spaced from the cheapest to the mildest: wide layers have dozens of ranks."""
+    if len(options) <= _MOST_OPTIONS:
+        return options
+    return [options[index] for index in np.linspace(0, len(options) - 1, _MOST_OPTIONS).round().astype(int)]
 
 
 def _timed(job: Job, prepared: Prepared, options: Mapping[str, list[Option]]) -> dict[str, list[Option]]:

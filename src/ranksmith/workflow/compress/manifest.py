@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from ranksmith._version import __version__
 from ranksmith.graph.query import cost, input_infos, output_infos
-from ranksmith.lowrank.spectra import relative_error, retained_energy, weight_energy
+from ranksmith.lowrank.spectra import relative_error, weight_energy
 from ranksmith.results import (
     Accuracy,
     BatchCost,
@@ -218,7 +218,7 @@ def _spectra(prepared: Prepared, statistics: Statistics) -> list[Spectrum]:
     return [
         Spectrum(
             node=node,
-            output=retained_energy(statistics.output[node].covariance, layer.group).tolist(),
+            output=statistics.energy(node, layer.group).tolist(),
             weight=weight_energy(layer).tolist(),
         )
         for node, layer in prepared.layers.items()
@@ -227,6 +227,6 @@ def _spectra(prepared: Prepared, statistics: Statistics) -> list[Spectrum]:
 
 def _rank_errors(prepared: Prepared, statistics: Statistics) -> dict[str, list[float]]:
     return {
-        node: relative_error(retained_energy(statistics.output[node].covariance, layer.group)).tolist()
+        node: relative_error(statistics.energy(node, layer.group)).tolist()
         for node, layer in prepared.layers.items()
     }
