@@ -106,10 +106,12 @@ def _folded_conv(node: ir.Node, conv: ir.Node) -> _Folded | str:
         return f"the weight or bias of {conv.op_type} {conv.name} is computed in the graph, not constant"
     if any(tensor is None for tensor in statistics):
         return "its scale, bias or statistics are computed in the graph, not constant"
-    weight, *rest = [_float64(tensor) for tensor in tensors]
-    gamma, beta, mean, variance = [_float64(tensor) for tensor in statistics]
-    # A subnormal or negative variance is what a broken export has; √ of it would poison every weight.
+    # What a broken export has (a negative variance, a NaN) shows in the result, which is checked.
     with np.errstate(all="ignore"):
+        weight, *rest = [_float64(tensor) for tensor in tensors]
+        gamma, beta, mean, variance = [_float64(tensor) for tensor in statistics]
+        if len({array.shape for array in (gamma, beta, mean, variance, *rest)}) > 1:
+            return f"its statistics and the bias of {conv.op_type} {conv.name} have different sizes"
         scale = gamma / np.sqrt(variance + attribute_float(node, "epsilon", 1e-5))
         bias = ((rest[0] if rest else 0.0) - mean) * scale + beta
         scaled = _scaled(weight, scale, conv)

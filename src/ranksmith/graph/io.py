@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError, EncodeError  # type: ignore[imp
 
 from ranksmith.errors import ModelError
 from ranksmith.files import atomic_file, check_output
+from ranksmith.graph.checks import check_model
 from ranksmith.graph.external import (
     check_external_data,
     external_files,
@@ -26,6 +27,7 @@ from ranksmith.graph.external import (
     put_back,
     write_tensor,
 )
+from ranksmith.graph.nodes import quiet_logger
 
 __all__ = ["EXTERNAL_THRESHOLD_BYTES", "load", "save", "sha256", "to_bytes"]
 
@@ -51,13 +53,14 @@ def load(path: Path) -> ir.Model:
     path = Path(path)
     proto = _upgraded(_parse(path), path)
     try:
-        model = ir.serde.deserialize_model(proto)
+        # It warns of what `check_model` refuses.
+        with quiet_logger("onnx_ir.serde"):
+            model = ir.serde.deserialize_model(proto)
     except ir.serde.SerdeError as error:
         raise ModelError(f"{path}: damaged: {_root_cause(error)}", hint=_TRUNCATED_HINT) from error
     ir.external_data.set_base_dir(model.graph, path.parent)
     check_external_data(model, path)
-    _check_tensors(model, path)
-    _check_edges(model, path)
+    check_model(model, path)
     return model
 
 
@@ -181,37 +184,11 @@ def _upgraded(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         return proto
     try:
         return onnx.version_converter.convert_version(proto, _OLDEST_OPSET)
-    except (RuntimeError, ValueError) as error:
+    except (onnx.version_converter.ConvertError, RuntimeError, ValueError) as error:
         raise ModelError(
             f"{path} has opset {opset} and cannot be upgraded to {_OLDEST_OPSET}: {str(error).splitlines()[0]}",
             hint="export it again with a newer opset",
         ) from error
-
-
-def _check_tensors(model: ir.Model, path: Path) -> None:
-    """Refuse initializers whose bytes do not match their shape: reading one would fail halfway."""
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if not isinstance(tensor, ir.serde.TensorProtoTensor) or not tensor.raw.HasField("raw_data"):
-                continue
-            if len(tensor.raw.raw_data) != tensor.nbytes:
-                raise ModelError(
-                    f"{path}: damaged: initializer {value.name!r} has {len(tensor.raw.raw_data)} bytes, "
-                    f"its shape needs {tensor.nbytes}",
-                    hint=_TRUNCATED_HINT,
-                )
-
-
-def _check_edges(model: ir.Model, path: Path) -> None:
-    for node in model.graph.all_nodes():
-        for value in node.inputs:
-            if value is None or value.producer() is not None or value.is_graph_input() or value.is_initializer():
-                continue
-            raise ModelError(
-                f"{path}: node {node.name or node.op_type!r} reads {value.name!r}, which nothing produces",
-                hint="the model is damaged; export it again",
-            )
 
 
 def _root_cause(error: BaseException) -> str:

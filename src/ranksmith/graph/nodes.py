@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ __all__ = [
     "free_name",
     "is_op",
     "opset_of",
+    "quiet_logger",
     "reads",
     "set_weight",
     "static_dims",
@@ -150,3 +153,15 @@ def reads(node: ir.Node) -> list[ir.Value]:
             values += [value for part in inner for value in part.inputs if value is not None and id(value) not in own]
             values += [value for value in body.outputs if id(value) not in own]
     return values
+
+
+@contextmanager
+def quiet_logger(name: str) -> Iterator[None]:
+    """Hear only errors from a dependency's logger, where its warnings say what is dealt with here."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

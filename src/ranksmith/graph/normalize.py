@@ -14,16 +14,13 @@ Inference never sees the weights, so it works on models over 2 GB; where it fail
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ranksmith.errors import ModelError
-from ranksmith.graph.nodes import free_name, is_op
+from ranksmith.graph.nodes import free_name, is_op, quiet_logger
 from ranksmith.results import Change, PassReport
 
 __all__ = ["normalize"]
@@ -101,7 +98,8 @@ def _name_nodes(model: ir.Model) -> list[Change]:
 def _infer_shapes(model: ir.Model) -> None:
     declared = [(value, value.shape, value.type) for value in (*model.graph.inputs, *model.graph.outputs)]
     initializers = dict(model.graph.initializers)
-    with _quiet_onnx_ir():
+    # It logs a traceback where inference fails, which here is an expected case.
+    with quiet_logger("onnx_ir.passes.common.shape_inference"):
         common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
     # The pass takes large initializers out and puts them back at the end.
     model.graph.initializers.clear()
@@ -122,15 +120,3 @@ def _forget_generated_symbols(value: ir.Value) -> None:
 
 def _is_generated(dim: int | ir.SymbolicDim) -> bool:
     return isinstance(dim, ir.SymbolicDim) and dim.value is not None and bool(_GENERATED_SYMBOL.fullmatch(dim.value))
-
-
-@contextmanager
-def _quiet_onnx_ir() -> Iterator[None]:
-    """onnx_ir logs a traceback where inference fails; here that is an expected case."""
-    logger = logging.getLogger("onnx_ir.passes.common.shape_inference")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

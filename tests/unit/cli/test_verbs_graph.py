@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
@@ -92,8 +93,6 @@ def test_fold_refuses_to_write_a_model_that_computes_something_else(
         report = fold(model)
         value = model.graph.initializers["fc_bias"]
         tensor = numpy_helper.from_array(np.ones(10, np.float32), "fc_bias")
-        import onnx_ir as ir
-
         value.const_value = ir.serde.deserialize_tensor(tensor)
         return report
 

@@ -270,6 +270,14 @@ def test_statistics_of_another_width_are_left_alone() -> None:
         assert "5 channels" in why(fold(ir.serde.deserialize_model(original)))
 
 
+def test_statistics_that_disagree_with_each_other_are_left_alone() -> None:
+    original = conv_bn()
+    for tensor in original.graph.initializer:
+        if tensor.name == "bn_var":
+            tensor.CopyFrom(numpy_helper.from_array(np.ones(5, np.float32), tensor.name))
+    assert "different sizes" in why(fold(ir.serde.deserialize_model(original)))
+
+
 def test_constant_nodes_as_weights_fold() -> None:
     build = GraphBuilder()
     x = build.input("x", ["N", 4, 6, 6])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -10,6 +11,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from ranksmith.errors import ExternalDataError, ModelError, OutputError
@@ -374,3 +377,87 @@ def test_small_and_string_tensors_stay_in_the_model(tmp_path: Path) -> None:
     io.save(io.load(save(proto, tmp_path / "a.onnx")), tmp_path / "b.onnx", external_threshold_bytes=0)
     assert (tmp_path / "b.onnx.data").stat().st_size == 0
     assert io.load(tmp_path / "b.onnx").graph.initializers["words"].const_value is not None
+
+
+def edit_attribute(proto: onnx.ModelProto, name: str, value: Any) -> None:
+    attributes = proto.graph.node[0].attribute
+    for attribute in [attribute for attribute in attributes if attribute.name == name]:
+        attributes.remove(attribute)
+    attributes.append(helper.make_attribute(name, value))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("group", 0, "has 0 groups"),
+        ("group", 4, "in 4 groups"),
+        ("group", 1.0, "'group' that is not of type INT"),
+        ("strides", [2], "has strides"),
+        ("strides", [0, 1], "has strides"),
+        ("pads", [1, 1], "has pads"),
+        ("kernel_shape", "3x3", "'kernel_shape' that is not of type INTS"),
+    ],
+)
+def test_a_conv_that_contradicts_itself_is_named(tmp_path: Path, name: str, value: Any, told: str) -> None:
+    proto = conv_bn()
+    edit_attribute(proto, name, value)
+    with pytest.raises(ModelError, match="Conv 'conv'") as caught:
+        io.load(save(proto, tmp_path / "model.onnx"))
+    assert told in caught.value.message
+
+
+def no_tensor_type(proto: onnx.ModelProto) -> None:
+    proto.graph.initializer[0].data_type = TensorProto.UNDEFINED
+
+
+def too_few_elements(proto: onnx.ModelProto) -> None:
+    proto.graph.initializer[0].ClearField("raw_data")
+    proto.graph.initializer[0].float_data.extend([1.0, 2.0])
+
+
+def missing_input(proto: onnx.ModelProto) -> None:
+    del proto.graph.node[1].input[3:]
+
+
+def made_twice(proto: onnx.ModelProto) -> None:
+    proto.graph.node[2].output[0] = "conv_out"
+
+
+def output_of_nothing(proto: onnx.ModelProto) -> None:
+    proto.graph.output[0].name = "nowhere"
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (no_tensor_type, "'conv_weight' has no type"),
+        (too_few_elements, "'conv_weight' has 2 elements, its shape needs 216"),
+        (missing_input, "BatchNormalization 'bn' has 3 inputs"),
+        (made_twice, "'conv_out' is redeclared"),
+        (output_of_nothing, "nothing produces the output 'nowhere'"),
+    ],
+)
+def test_a_damaged_graph_is_told_before_anything_relies_on_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], damage: Callable[[onnx.ModelProto], None], told: str
+) -> None:
+    proto = conv_bn()
+    damage(proto)
+    with pytest.raises(ModelError) as caught:
+        io.load(save(proto, tmp_path / "model.onnx"))
+    assert told in caught.value.message
+    assert capfd.readouterr().err == ""
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_no_damage_to_the_bytes_is_a_bug_of_ours(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    content = bytearray(residual_classifier(widths=(4,), hw=(6, 6)).SerializeToString())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("fuzz") / "model.onnx"
+    path.write_bytes(content)
+    with contextlib.suppress(ModelError):
+        model = io.load(path)
+        fold(model)
+        cost(model)
+        io.to_bytes(model)
