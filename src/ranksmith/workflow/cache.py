@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ __all__ = ["Cache", "key_of"]
 
 # Raised when the meaning of what is stored changes.
 _FORMAT = 1
+# What NumPy and zipfile raise, depending on which byte of an archive is wrong.
+_DAMAGED = (ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def key_of(kind: str, **ingredients: object) -> str:
@@ -40,9 +43,10 @@ class Cache:
     def arrays(self, key: str) -> dict[str, NDArray[Any]] | None:
         path = self.directory / f"{key}.npz"
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            # The stream is ours to close: np.load leaves a broken archive open.
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 return dict(stored)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        except (OSError, *_DAMAGED):
             return None
 
     def put_arrays(self, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:

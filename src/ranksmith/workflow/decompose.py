@@ -17,6 +17,7 @@ from ranksmith.graph.query import conv_infos, conv_layer
 from ranksmith.lowrank.factor import KINDS, kind_named
 from ranksmith.progress import Progress
 from ranksmith.results import Change, PassReport, PlanEntry, Preprocess, RankPlan
+from ranksmith.workflow.inputs import image_batch
 from ranksmith.workflow.source import ModelSource
 from ranksmith.workflow.statistics import Need, Statistics, gather
 
@@ -102,6 +103,7 @@ def decompose(
             preprocess=preprocess,
             threads=threads,
             progress=progress,
+            batch=image_batch(model, source.path),
         )
     changes = apply_plan(model, entries, statistics)
     return model, PassReport(name="decompose", changed=folded.changed + changes, skipped=folded.skipped)

@@ -6,17 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx_ir as ir
+
 from ranksmith.data import preprocess as preprocessing
 from ranksmith.data.dataset import Dataset, open_dataset
 from ranksmith.data.labels import IMAGENET_LABELS, read_labels
-from ranksmith.errors import UsageError
+from ranksmith.errors import ModelError, UsageError
 from ranksmith.graph import io
 from ranksmith.graph.query import input_infos, output_infos
 from ranksmith.progress import Progress
 from ranksmith.results import Preprocess
 from ranksmith.workflow.source import ModelSource
 
-__all__ = ["Inputs", "choose_preprocess", "open_inputs"]
+__all__ = ["Inputs", "choose_preprocess", "image_batch", "open_inputs"]
+
+_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,25 @@ def open_inputs(
         preprocess=choose_preprocess(source, preprocess, progress=progress),
         labels=names,
     )
+
+
+def image_batch(model: ir.Model, path: Path, *, wanted: int = _BATCH) -> int:
+    """How many images `model` takes at once: as many as wanted, or one where its batch is fixed to one.
+
+    Raises:
+        ModelError: it has not one input, or its batch is fixed to another number.
+    """
+    inputs = input_infos(model)
+    if len(inputs) != 1:
+        raise ModelError(f"{path} has {len(inputs)} inputs, where one that takes images is expected")
+    shape = inputs[0].shape
+    fixed = shape[0] if shape and isinstance(shape[0], int) else None
+    if fixed not in (None, 1):
+        raise ModelError(
+            f"{path}: input {inputs[0].name} has a fixed batch of {fixed}",
+            hint="export the model with a symbolic batch dimension, or with batch 1",
+        )
+    return fixed or wanted
 
 
 def _is_imagenet(source: ModelSource, data: Path) -> bool:

@@ -13,6 +13,7 @@ from ranksmith.lowrank.spectra import retained_energy, weight_energy
 from ranksmith.progress import Progress
 from ranksmith.results import Preprocess, Spectrum, SpectrumReport
 from ranksmith.workflow.decompose import load_folded
+from ranksmith.workflow.inputs import image_batch
 from ranksmith.workflow.source import ModelSource
 from ranksmith.workflow.statistics import gather
 
@@ -54,7 +55,7 @@ def run(
         indices=np.arange(min(limit or len(dataset), len(dataset))),
         preprocess=preprocess,
         threads=threads,
-        batch=batch,
+        batch=image_batch(model, source.path, wanted=batch),
         progress=progress,
     )
     spectra = [

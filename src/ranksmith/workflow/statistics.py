@@ -80,7 +80,9 @@ class Statistics:
         parts: dict[tuple[str, str], dict[str, NDArray[Any]]] = {}
         for key, array in arrays.items():
             if key != "images":
-                need, node, name = key.split("|")
+                # A node's name may hold any character; what stands before and after it may not.
+                need, rest = key.split("|", 1)
+                node, name = rest.rsplit("|", 1)
                 parts.setdefault((need, node), {})[name] = array
         for (need, node), own in parts.items():
             if need == "output":
@@ -101,13 +103,19 @@ def gather(
     progress: Progress,
     batch: int = 8,
     title: str = "Gathering statistics",
+    skipped: list[str] | None = None,
 ) -> Statistics:
     """Run the model over `indices` of `dataset` and gather what `needs` asks of each Conv.
+
+    Args:
+        skipped: the reason for each image that cannot be read is appended here, and warned about.
 
     Raises:
         DataError: not a single image could be read.
         ModelError: the model cannot be run, or an activation is not finite.
     """
+    if not needs:
+        return Statistics()
     contexts = {node: conv_context(model, node) for node in needs}
     statistics = Statistics()
     updates: list[tuple[str, OutputStatistics | InputStatistics]] = []
@@ -126,11 +134,13 @@ def gather(
     watched = model.clone()
     expose(watched, values)
     session = open_session(to_bytes(watched), threads=threads)
-    skipped: list[str] = []
+    skipped = [] if skipped is None else skipped
     with progress.stage(title, len(indices)) as advance:
-        for images in load(dataset, indices, preprocess, batch=batch, skipped=skipped):
+        for images in load(dataset, indices, preprocess, batch=batch, skipped=skipped, warn=progress.warn):
             feeds = {session.inputs[0].name: images.images}
-            seen: dict[str | None, NDArray[Any]] = dict(zip(values, session.run(feeds, values), strict=True))
+            seen: dict[str | None, NDArray[Any]] = {}
+            if values:
+                seen.update(zip(values, session.run(feeds, values), strict=True))
             seen[input_name] = images.images
             for value, target in updates:
                 target.update(seen[value])

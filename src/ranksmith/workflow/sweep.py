@@ -14,7 +14,7 @@ is reported for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ from ranksmith.progress import Progress
 from ranksmith.results import Preprocess, SweepPoint, SweepReport
 from ranksmith.runtime.session import Session, open_session
 from ranksmith.workflow.decompose import load_folded
+from ranksmith.workflow.inputs import image_batch
 from ranksmith.workflow.source import ModelSource
 from ranksmith.workflow.statistics import Statistics, gather
 
@@ -75,7 +76,6 @@ class _Reference:
     output_largest: float = 0.0
     output_squared: float = 0.0
     images: int = 0
-    skipped: list[str] = field(default_factory=list)
 
 
 def run(
@@ -112,6 +112,7 @@ def run(
         if not 1 <= rank <= full:
             raise RankError(f"rank {rank} of {node} is outside 1..{full}", hint=f"full rank of {kind} is {full}")
     context = conv_context(model, node)
+    batch = image_batch(model, source.path, wanted=batch)
     indices = np.arange(min(limit or len(dataset), len(dataset)))
     statistics = gather(
         model,
@@ -125,8 +126,8 @@ def run(
         title="Statistics of the layer",
     )
 
-    def batches(skipped: list[str]) -> Iterator[Array]:
-        for loaded in load(dataset, indices, preprocess, batch=batch, skipped=skipped):
+    def batches() -> Iterator[Array]:
+        for loaded in load(dataset, indices, preprocess, batch=batch):
             yield loaded.images
 
     cut = _Cut(model, node, context, threads=threads, provider=provider)
@@ -137,7 +138,7 @@ def run(
     layer_errors = {rank: _Errors(threshold * reference.layer_largest) for rank in ranks}
     output_errors = {rank: _Errors(threshold * reference.output_largest) for rank in ranks}
     with progress.stage(f"Sweeping {len(ranks)} ranks of {node}", len(indices)) as advance:
-        for images in batches([]):
+        for images in batches():
             values = cut.before(images)
             exact_layer, exact_output = values[cut.layer_value], cut.after(values)
             for rank in ranks:
@@ -215,7 +216,7 @@ class _Cut:
             def project(values: dict[str, Array]) -> tuple[Array, Array]:
                 exact = values[self.layer_value]
                 flat = exact.reshape(*exact.shape[:2], -1)
-                projected = (matrix @ flat + offset[:, None]).reshape(exact.shape)
+                projected = (matrix @ flat + offset[:, None]).reshape(exact.shape).astype(exact.dtype)
                 return projected, self.after({**values, self.layer_value: projected})
 
             return project
@@ -249,12 +250,10 @@ def _run_named(session: Session, feeds: dict[str, Array]) -> dict[str, Array]:
     return dict(zip(names, session.run(feeds, names), strict=True))
 
 
-def _reference(
-    cut: _Cut, batches: Callable[[list[str]], Iterator[Array]], progress: Progress, total: int
-) -> _Reference:
+def _reference(cut: _Cut, batches: Callable[[], Iterator[Array]], progress: Progress, total: int) -> _Reference:
     reference = _Reference()
     with progress.stage("The original's output", total) as advance:
-        for images in batches(reference.skipped):
+        for images in batches():
             values = cut.before(images)
             output = cut.after(values)
             layer = values[cut.layer_value]
@@ -263,8 +262,6 @@ def _reference(
             reference.output_squared += float(np.sum(np.square(output, dtype=np.float64)))
             reference.images += len(images)
             advance(len(images))
-    for line in reference.skipped:
-        progress.warn(line)
     return reference
 
 
