@@ -83,6 +83,13 @@ def test_every_opset_folds_and_stays_what_it_is(opset: int) -> None:
     assert_same_outputs(original, result)
 
 
+def test_the_newest_opset_folds_too() -> None:
+    newest = onnx.defs.onnx_opset_version()
+    result, _ = folded(conv_bn(opset=newest))
+    assert node_types(result) == ["Conv", "Relu"]
+    assert result.opset_import[0].version == newest
+
+
 def test_folding_twice_changes_nothing_more() -> None:
     once, _ = folded(residual_classifier(widths=(4, 8), hw=(8, 8)))
     twice, report = folded(once)
