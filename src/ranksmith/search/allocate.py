@@ -99,9 +99,10 @@ def plans(
     points: int,
     damage: Callable[[Option], float] = squared_error,
 ) -> list[Plan]:
-    """At most `points` different plans, mild to strong: the least damage for evenly spaced gains.
+    """At most `points` different plans, mild to strong: the least damage for each of a row of gains.
 
-    The last plan has the largest gain there is. Deterministic; ties go to the layer and option given first.
+    The gains grow as squares, so that the mild plans, among which the choice falls, lie close together. The last
+    plan has the largest gain there is. Deterministic; ties go to the layer and option given first.
 
     Args:
         options_by_node: options by node; those that gain nothing are ignored.
@@ -126,7 +127,7 @@ def plans(
         return []
     knapsack = Knapsack(np.array([damage(option) for option in options]), np.array(gains), np.array(layers))
     found: list[Plan] = []
-    for target in np.linspace(0.0, knapsack.largest_gain, points + 1)[1:]:
+    for target in knapsack.largest_gain * (np.arange(1, points + 1) / points) ** 2:
         chosen = knapsack.solve(float(target))
         plan = make_plan({options[j].node: options[j] for j in chosen}, damage)
         if not found or plan.choices != found[-1].choices:
