@@ -1,0 +1,160 @@
+"""A small classifier that behaves like a trained one, and images that it tells apart.
+
+Random weights and noise make a poor test of compression: every feature map has a flat spectrum and every image
+the same class. Here the wide layers have a spectrum that decays, the images differ in colour and pattern, and
+the last layer is fitted to spread the images evenly over the classes. The labels are the model's own answers, so
+the original's top-1 is 1 and what is lost is lost by compression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from ranksmith.data.npz import ArrayDataset
+from ranksmith.results import Preprocess
+from tests.models import GraphBuilder, run
+
+HW = 12
+CLASSES = 10
+PREPROCESS = Preprocess(name="test", size=(HW, HW), mean=(127.5, 127.5, 127.5), std=(64.0, 64.0, 64.0))
+
+Array = NDArray[Any]
+
+
+def pictures(count: int, *, seed: int = 0, side: int = HW) -> NDArray[np.uint8]:
+    """Images uint8 [count, side, side, 3]: a colour, a gradient and a grating each, and a little noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:side, 0:side] / side
+    colour = rng.uniform(50, 200, (count, 1, 1, 3))
+    slope = rng.normal(0, 50, (count, 2, 1, 1, 3))
+    phase = rng.uniform(0, 2 * np.pi, (count, 1, 1, 1))
+    wave = rng.integers(0, 4, (count, 2, 1, 1, 1))
+    grating = np.sin(2 * np.pi * (wave[:, 0] * x[..., None] + wave[:, 1] * y[..., None]) + phase)
+    image = colour + slope[:, 0] * (x - 0.5)[..., None] + slope[:, 1] * (y - 0.5)[..., None]
+    image = image + rng.uniform(10, 60, (count, 1, 1, 3)) * grating + rng.normal(0, 4, (count, side, side, 3))
+    return np.asarray(np.clip(image, 0, 255), np.uint8)
+
+
+def inputs_of(images: NDArray[np.uint8], preprocess: Preprocess = PREPROCESS) -> NDArray[np.float32]:
+    """What `PREPROCESS` makes of images that have its size already: float32 [N, 3, h, w]."""
+    mean, std = np.asarray(preprocess.mean, np.float32), np.asarray(preprocess.std, np.float32)
+    return np.ascontiguousarray(((images.astype(np.float32) - mean) / std).transpose(0, 3, 1, 2))
+
+
+@dataclass(frozen=True)
+class Net:
+    """What `network` builds: a stem and one basic block a width.
+
+    Attributes:
+        widths: channels of the blocks.
+        spectrum: how fast the weights' singular values decay (0: not at all).
+        batch: the batch dimension.
+        depthwise, pointwise: 3×3 Convs are depthwise; Convs are 1×1.
+    """
+
+    widths: Sequence[int] = (16, 32)
+    spectrum: float = 0.35
+    batch: int | str = "N"
+    image: tuple[int | str, int | str] = (HW, HW)
+    kernel: int = 3
+    depthwise: bool = False
+    seed: int = 0
+
+
+def network(net: Net | None = None) -> onnx.ModelProto:
+    """Input `image` [N, 3, HW, HW], output `scores` [N, CLASSES]; nodes as in `tests.models.residual_classifier`."""
+    net = net or Net()
+    build = GraphBuilder(seed=net.seed)
+
+    def conv(x: str, name: str, channels: tuple[int, int], stride: int = 1, kernel: int = net.kernel) -> str:
+        pad = kernel // 2
+        group = channels[0] if net.depthwise and channels[0] == channels[1] else 1
+        y = build.conv(x, name, channels, kernel=kernel, group=group, pads=[pad] * 4, strides=[stride] * 2)
+        build.initializers[-1].CopyFrom(_decaying(build.initializers[-1], net.spectrum))
+        return build.batch_norm(y, f"{name}/bn", channels[1])
+
+    x = build.input("image", [net.batch, 3, *net.image])
+    x = build.node("Relu", [conv(x, "stem", (3, net.widths[0]))], "stem/relu")
+    inside = net.widths[0]
+    for index, width in enumerate(net.widths):
+        name, stride = f"block{index}", 1 if index == 0 else 2
+        y = build.node("Relu", [conv(x, f"{name}/conv1", (inside, width), stride)], f"{name}/relu1")
+        y = conv(y, f"{name}/conv2", (width, width))
+        if index:
+            x = conv(x, f"{name}/shortcut", (inside, width), stride, 1)
+        x = build.node("Relu", [build.node("Add", [y, x], f"{name}/add")], f"{name}/relu2")
+        inside = width
+    x = build.node("Flatten", [build.node("GlobalAveragePool", [x], "pool")], "flat")
+    fc = [x, build.weights("fc_weight", (CLASSES, inside)), build.weights("fc_bias", (CLASSES,))]
+    build.output(build.node("Gemm", fc, "scores", name="fc", transB=1), [net.batch, CLASSES])
+    return build.model()
+
+
+def flat_network(*, seed: int = 0) -> onnx.ModelProto:
+    """A classifier of the same images without any Conv."""
+    build = GraphBuilder(seed=seed)
+    x = build.node("Flatten", [build.input("image", ["N", 3, HW, HW])], "flat")
+    fc = [x, build.weights("fc_weight", (CLASSES, 3 * HW * HW)), build.weights("fc_bias", (CLASSES,))]
+    build.output(build.node("Gemm", fc, "scores", name="fc", transB=1), ["N", CLASSES])
+    return build.model()
+
+
+def trained(model: onnx.ModelProto, *, seed: int = 7) -> onnx.ModelProto:
+    """`model` with its last layer fitted so that pictures fall evenly into the classes."""
+    x = inputs_of(pictures(200, seed=seed))
+    features = features_of(model, x)
+    rng = np.random.default_rng(seed)
+    scaled = (features - features.mean(0)) / (features.std(0) + 1e-6)
+    _, _, axes = np.linalg.svd(scaled, full_matrices=False)
+    few = axes[: min(8, len(axes))]
+    weight = rng.standard_normal((CLASSES, len(few))) @ few / (features.std(0) + 1e-6)
+    bias = -weight @ features.mean(0)
+    replace(model, {"fc_weight": weight, "fc_bias": bias})
+    return model
+
+
+def features_of(model: onnx.ModelProto, x: Array) -> Array:
+    """The values `flat` that the last layer reads, image by image (the batch may be fixed)."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    watched.graph.output.append(onnx.helper.make_tensor_value_info("flat", onnx.TensorProto.FLOAT, None))
+    size = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or len(x)
+    parts = [run(watched, {"image": x[i : i + size]})["flat"] for i in range(0, len(x), size)]
+    return np.concatenate(parts).astype(np.float64)
+
+
+def answers(model: onnx.ModelProto | bytes | Path, x: Array) -> Array:
+    """The scores [N, CLASSES] of plain onnxruntime, one image at a time."""
+    return np.concatenate([run(model, {"image": image[None]})["scores"] for image in x])
+
+
+def labelled(model: onnx.ModelProto, count: int, *, seed: int = 1) -> ArrayDataset:
+    """Pictures labelled by the model's own answers."""
+    images = pictures(count, seed=seed)
+    labels = answers(model, inputs_of(images)).argmax(1)
+    return ArrayDataset("pictures", images, labels.astype(np.int64))
+
+
+def replace(model: onnx.ModelProto, arrays: Mapping[str, Array]) -> None:
+    """Put other values into initializers."""
+    for tensor in model.graph.initializer:
+        if tensor.name in arrays:
+            kind = numpy_helper.to_array(tensor).dtype
+            tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name].astype(kind), tensor.name))
+
+
+def _decaying(tensor: onnx.TensorProto, rate: float) -> onnx.TensorProto:
+    """The same weight with singular values that fall as exp(−rate · index), and its old magnitude."""
+    weight = numpy_helper.to_array(tensor)
+    left, values, right = np.linalg.svd(weight.reshape(len(weight), -1), full_matrices=False)
+    faded = values * np.exp(-rate * np.arange(len(values)))
+    faded *= np.linalg.norm(values) / np.linalg.norm(faded)
+    return numpy_helper.from_array(((left * faded) @ right).reshape(weight.shape).astype(np.float32), tensor.name)
