@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ranksmith.report.page import render
+from ranksmith.results import Manifest
 from tests.unit.report import manifests
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -25,13 +27,22 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-KINDS = {
-    "faster": (manifests.faster, "1.25×"),
-    "kept_original": (manifests.kept_original, "Kept as it was."),
-    "unlabelled": (manifests.unlabelled, "1.25×"),
-    "tiny": (manifests.tiny, "2.00×"),
+MAKERS = {
+    "faster": manifests.faster,
+    "kept_original": lambda: _few_layers(manifests.kept_original()),
+    "unlabelled": lambda: _few_layers(manifests.unlabelled()),
+    "tiny": manifests.tiny,
 }
-LOOKS = [(390, "light"), (390, "dark"), (768, "light"), (1280, "light"), (1280, "dark")]
+HEADLINES = {"faster": "1.25×", "kept_original": "Kept as it was.", "unlabelled": "1.25×", "tiny": "2.00×"}
+LOOKS = [("faster", width, scheme) for width in (390, 768, 1280) for scheme in ("light", "dark")]
+LOOKS += [
+    (kind, *look) for kind in ("kept_original", "unlabelled", "tiny") for look in ((390, "dark"), (1280, "light"))
+]
+
+
+def _few_layers(manifest: Manifest) -> Manifest:
+    """One page with all 53 layers is enough to see that they fit."""
+    return msgspec.structs.replace(manifest, layers=manifest.layers[:9], spectra=manifest.spectra[:9])
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +57,25 @@ def browser() -> Iterator[Any]:
             chromium.close()
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """(the page's file, what its headline says)"""
-    make, headline = KINDS[request.param]
-    file = tmp_path_factory.mktemp("report") / "report.html"
-    file.write_text(render(make()), encoding="utf-8")
-    return file, headline
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """From a kind of manifest to its page's file, rendered once."""
+    folder = tmp_path_factory.mktemp("reports")
+
+    def rendered(kind: str) -> Path:
+        file = folder / f"{kind}.html"
+        if not file.exists():
+            file.write_text(render(MAKERS[kind]()), encoding="utf-8")
+        return file
+
+    return rendered
 
 
-@pytest.mark.parametrize(("width", "scheme"), LOOKS)
-def test_the_report_looks_right(browser: Any, report: tuple[Path, str], width: int, scheme: str) -> None:
-    file, headline = report
+@pytest.mark.parametrize(("kind", "width", "scheme"), LOOKS)
+def test_the_report_looks_right(
+    browser: Any, report: Callable[[str], Path], kind: str, width: int, scheme: str
+) -> None:
+    file = report(kind)
     page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
     try:
         said: list[str] = []
@@ -71,7 +89,7 @@ def test_the_report_looks_right(browser: Any, report: tuple[Path, str], width: i
         assert [url for url in asked if not url.startswith("data:")] == [file.as_uri()]
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.locator("h1 strong").is_visible()
-        assert page.locator("h1 strong").inner_text() == headline
+        assert page.locator("h1 strong").inner_text() == HEADLINES[kind]
         _check_figures(page, width)
         assert _lightness(page) == scheme
     finally:
@@ -109,10 +127,10 @@ def _lightness(page: Any) -> str:
     return "light" if bright["paper"] else "dark"
 
 
-def test_the_links_lead_to_their_sections(browser: Any, report: tuple[Path, str]) -> None:
+def test_the_links_lead_to_their_sections(browser: Any, report: Callable[[str], Path]) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 844})
     try:
-        page.goto(report[0].as_uri())
+        page.goto(report("faster").as_uri())
         for link in page.locator("nav a").all():
             link.click()
             assert page.locator(link.get_attribute("href")).is_visible()

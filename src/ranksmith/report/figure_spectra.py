@@ -125,8 +125,8 @@ def spectrum_svg(spectra: Sequence[Spectrum], title: str) -> Figure:
     width, height = columns * cell[0], rows * cell[1] + 76
     figure = canvas(width, height)
     figure.text(20 / width, 1 - 26 / height, text.printable(title), fontsize=15)
-    for left, label, colour in ((20, "— feature map", ACCENT), (130, "- - weight", WARM)):
-        figure.text(left / width, 1 - 48 / height, label, color=colour)
+    for start, label, colour in ((20, "— feature map", ACCENT), (130, "- - weight", WARM)):
+        figure.text(start / width, 1 - 48 / height, label, color=colour)
     names = text.short_names([spectrum.node for spectrum in spectra], 30)
     for index, (name, spectrum) in enumerate(zip(names, spectra, strict=True)):
         left, top = (index % columns) * cell[0] + 52, (index // columns) * cell[1] + 98

@@ -97,6 +97,7 @@ def _page(manifest: Manifest, wide: dict[str, str]) -> str:
         ),
         summary=story.summary(manifest),
         before_after=story.before_after(manifest),
+        change=story.change(manifest),
         drop=story.drop_scale(manifest),
         reasons=story.reason_groups(manifest.layers),
         interval=text.interval,

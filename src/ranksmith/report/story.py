@@ -12,7 +12,17 @@ import numpy as np
 from ranksmith.report import text
 from ranksmith.results import LatencyPair, LayerRecord, Manifest
 
-__all__ = ["BeforeAfter", "DropScale", "ReasonGroup", "before_after", "drop_scale", "reason_groups", "summary"]
+__all__ = [
+    "BeforeAfter",
+    "Change",
+    "DropScale",
+    "ReasonGroup",
+    "before_after",
+    "change",
+    "drop_scale",
+    "reason_groups",
+    "summary",
+]
 
 _REASONS = {
     "decomposed": "Replaced by a low-rank chain that is faster here at a loss the model can bear.",
@@ -46,6 +56,16 @@ class BeforeAfter:
 
 
 @dataclass(frozen=True)
+class Change:
+    """What happened to the accuracy: `lost` or `gained`, with the interval on the same side."""
+
+    word: str
+    pp: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class DropScale:
     """Where things lie on the line that shows the drop and its interval, in percent of its length."""
 
@@ -76,6 +96,11 @@ def before_after(manifest: Manifest) -> list[BeforeAfter]:
         longer = max(baseline, result)
         rows.append(BeforeAfter(pair, baseline, result, 100 * baseline / longer, 100 * result / longer))
     return rows
+
+
+def change(manifest: Manifest) -> Change:
+    drop, (low, high) = manifest.accuracy.drop_pp, manifest.accuracy.drop_ci95_pp
+    return Change("lost", drop, low, high) if drop >= 0 else Change("gained", -drop, -high, -low)
 
 
 def drop_scale(manifest: Manifest) -> DropScale:

@@ -5,8 +5,8 @@ and escaped by whoever writes them (the template's autoescape, Matplotlib's SVG 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from itertools import takewhile
+from collections.abc import Callable, Sequence
+from itertools import pairwise, takewhile
 
 __all__ = [
     "DASH",
@@ -71,7 +71,9 @@ def milliseconds(value: float | None) -> str:
 
 def nats(value: float) -> str:
     """A divergence, with two digits where there is something to see."""
-    return "< 0.0001" if 0 < value < 1e-4 else f"{value:.2g}"
+    if 0 < value < 1e-4:
+        return "< 0.0001"
+    return f"{value:#.2g}" if 0 < value < 10 else f"{value:.0f}"
 
 
 def count(value: float | None) -> str:
@@ -126,8 +128,11 @@ def shorten(text: str, length: int) -> str:
 
 
 def short_names(names: Sequence[str], length: int) -> list[str]:
-    """The names without what they all begin and end with, cut at a separator, each at most `length` long."""
-    shown = [printable(name) for name in names]
+    """The names without what they all begin and end with, cut at a separator, each at most `length` long.
+
+    Scopes that an exporter repeats go too: `layer1/layer1.0/conv1` is `layer1.0/conv1`.
+    """
+    shown = _distinct([printable(name) for name in names], _without_repeats)
     if len(shown) > 1 and len(set(shown)) == len(shown):
         start = _shared_start(shown)
         stripped = [name[start:] for name in shown]
@@ -136,6 +141,18 @@ def short_names(names: Sequence[str], length: int) -> list[str]:
         if all(stripped):
             shown = stripped
     return [shorten(name, length) for name in shown]
+
+
+def _distinct(names: list[str], change: Callable[[str], str]) -> list[str]:
+    """Each name changed, unless that would make two of them alike."""
+    changed = [change(name) for name in names]
+    return changed if len(set(changed)) == len(set(names)) and all(changed) else names
+
+
+def _without_repeats(name: str) -> str:
+    parts = name.split("/")
+    kept = [part for part, after in pairwise(parts) if not after.startswith(f"{part}.")]
+    return "/".join([*kept, parts[-1]])
 
 
 def _shared_start(names: Sequence[str]) -> int:

@@ -90,6 +90,13 @@ def test_without_labels_agreement_is_said_to_stand_in_for_accuracy() -> None:
     assert "Top-1" not in text
 
 
+def test_what_was_gained_is_not_called_a_negative_loss() -> None:
+    manifest = light(manifests.faster())
+    better = msgspec.structs.replace(manifest.accuracy, drop_pp=-1.33, drop_ci95_pp=(-4.0, 0.5))
+    text = Page(render(msgspec.structs.replace(manifest, accuracy=better))).text
+    assert "Top-1 gained 1.33 pp 95 %: −0.50 to 4.00" in text
+
+
 def test_a_note_on_the_accuracy_is_shown() -> None:
     manifest = light(manifests.faster())
     noted = msgspec.structs.replace(manifest.accuracy, note="beyond the budget on these images alone")

@@ -34,6 +34,8 @@ def plain(shown: str) -> str:
         (text.nats(0.0), "0"),
         (text.nats(2e-10), "< 0.0001"),
         (text.nats(0.01123), "0.011"),
+        (text.nats(0.2), "0.20"),
+        (text.nats(12.3), "12"),
         (text.count(3_857_973_248), "3.86 G"),
         (text.count(115_605_504), "116 M"),
         (text.count(1_234), "1.23 k"),
@@ -63,6 +65,12 @@ def test_names_lose_what_they_all_share_at_a_separator() -> None:
     assert text.short_names(["conv1", "conv12"], 30) == ["conv1", "conv12"]
     assert text.short_names(["model/conv", "model/"], 30) == ["model/conv", "model/"]
     assert text.short_names(["same", "same"], 30) == ["same", "same"]
+    assert text.short_names(["/layer1/layer1.0/conv1", "/layer1/layer1.1/conv1", "/fc"], 30) == [
+        "layer1.0/conv1",
+        "layer1.1/conv1",
+        "fc",
+    ]
+    assert text.short_names(["a/a.0/b", "a.0/b", "c"], 30) == ["a/a.0/b", "a.0/b", "c"]
     assert text.short_names(["only/one"], 30) == ["only/one"]
     assert text.short_names([], 30) == []
 
