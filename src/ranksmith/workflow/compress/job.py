@@ -50,7 +50,7 @@ class CompressOptions:
 
     output: Path
     max_drop_pp: float = 1.0
-    confidence: float = 0.8
+    confidence: float = 0.9
     objective: Objective = "latency"
     kinds: tuple[str, ...] = ("output-pca",)
     provider: str = "cpu"
