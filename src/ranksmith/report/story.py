@@ -74,8 +74,10 @@ class DropScale:
     low: float
     high: float
     drop: float
-    over_budget: bool
-    """The interval reaches beyond what was asked for."""
+    beyond: bool
+    """The drop itself lies beyond what was asked for."""
+    uncertain: bool
+    """It lies within, but its interval reaches beyond."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +110,22 @@ def drop_scale(manifest: Manifest) -> DropScale:
     low, high = accuracy.drop_ci95_pp
     budget = manifest.max_drop_pp
     start, end = min(low, 0.0), max(high, budget, 0.1)
+    beyond = accuracy.drop_pp > budget
     room = 0.08 * (end - start)
     start, end = start - room, end + room
 
     def place(value: float) -> float:
         return 100 * (value - start) / (end - start)
 
-    return DropScale(place(0.0), place(budget), place(low), place(high), place(accuracy.drop_pp), high > budget)
+    return DropScale(
+        place(0.0),
+        place(budget),
+        place(low),
+        place(high),
+        place(accuracy.drop_pp),
+        beyond,
+        high > budget and not beyond,
+    )
 
 
 def reason_groups(layers: list[LayerRecord]) -> list[ReasonGroup]:

@@ -100,7 +100,14 @@ def test_what_was_gained_is_not_called_a_negative_loss() -> None:
 def test_a_note_on_the_accuracy_is_shown() -> None:
     manifest = light(manifests.faster())
     noted = msgspec.structs.replace(manifest.accuracy, note="beyond the budget on these images alone")
-    assert "beyond the budget on these images alone" in render(msgspec.structs.replace(manifest, accuracy=noted))
+    assert "Beyond the budget on these images alone" in render(msgspec.structs.replace(manifest, accuracy=noted))
+
+
+def test_a_loss_beyond_what_was_asked_for_is_not_put_down_to_chance() -> None:
+    text = Page(render(msgspec.structs.replace(light(manifests.faster()), max_drop_pp=0.25))).text
+    assert "Top-1 lost 0.38 pp 95 %: −0.75 to 1.50 asked for: at most 0.25 pp" in text
+    assert "the loss is larger than the 0.25 pp that were asked for" in text
+    assert "cannot pin down" not in text
 
 
 def test_a_latency_of_other_batches_is_told_as_such() -> None:
