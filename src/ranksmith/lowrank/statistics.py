@@ -16,6 +16,7 @@ digits, and it is the sum over blocks, float64 here, in which float32 would lose
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -35,10 +36,11 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Mean [d] and covariance [d, d] of a random vector, float64."""
+    """Mean [d] and covariance [d, d] of a random vector, float64, and how many samples they are from."""
 
     mean: Float64
     covariance: Float64
+    count: float = math.inf
 
 
 class _Streaming:
@@ -119,7 +121,8 @@ class _Streaming:
         if not self.count:
             raise ValueError("these statistics have seen no activations")
         mean = self._sum[group] / self.count
-        return Moments(mean + self._shift[group], self._gram[group] / self.count - np.outer(mean, mean))
+        covariance = self._gram[group] / self.count - np.outer(mean, mean)
+        return Moments(mean + self._shift[group], covariance, self.count)
 
 
 class OutputStatistics(_Streaming):

@@ -31,7 +31,7 @@ def output_moments(moments: Moments, group: int) -> list[Moments]:
     """Each group's part of the moments of a grouped Conv's output."""
     size = len(moments.mean) // group
     parts = [slice(start, start + size) for start in range(0, len(moments.mean), size)]
-    return [Moments(moments.mean[part], moments.covariance[part, part]) for part in parts]
+    return [Moments(moments.mean[part], moments.covariance[part, part], moments.count) for part in parts]
 
 
 def join_chains(chains: Sequence[tuple[ConvLayer, ...]]) -> tuple[ConvLayer, ...]:
