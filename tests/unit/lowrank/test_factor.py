@@ -112,6 +112,17 @@ def test_data_pays_on_inputs_of_the_same_kind() -> None:
     assert errors["input-side"] < errors["output-pca"]
 
 
+@pytest.mark.parametrize("kind", INPUT_KINDS)
+def test_a_single_image_does_not_mislead_the_second_factor(kind: str) -> None:
+    """Fewer positions than column entries: plain least squares would fit the image and fail on any other."""
+    rng = np.random.default_rng(11)
+    layer = make_layer(rng, 24, 24, pads=(1, 1, 1, 1))
+    x = activations(rng, 12, 24, (8, 8))
+    rank = full_rank(layer, kind) // 2
+    few, many = (factors(layer, kind, rank, statistics_for(kind, layer, part)) for part in (x[:1], x[:8]))
+    assert _measured(layer, few, x[8:]) < 1.5 * _measured(layer, many, x[8:])
+
+
 @pytest.mark.parametrize("kind", ["weight-svd", "output-pca"])
 @pytest.mark.parametrize("group", [1, 2])
 def test_the_projection_gives_the_chains_output(kind: str, group: int) -> None:

@@ -94,7 +94,7 @@ def test_confidence_decides_between_plans_at_the_budget() -> None:
         return _Score(_losses(500, plan))
 
     chosen = [
-        choose(range(20), evaluate, max_drop_pp=1.0, confidence=confidence).chosen for confidence in (0.5, 0.8, 0.99)
+        choose(range(20), evaluate, max_drop_pp=1.0, confidence=confidence).chosen for confidence in (0.5, 0.9, 0.999)
     ]
     plans = [entry.plan for entry in chosen if entry is not None]
     assert plans == sorted(plans, reverse=True)
