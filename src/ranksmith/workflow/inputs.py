@@ -92,9 +92,9 @@ def image_batch(model: ir.Model, path: Path, *, wanted: int = _BATCH) -> int:
 def _is_imagenet(source: ModelSource, data: Path) -> bool:
     """Folders named by ImageNet synsets for a model of 1,000 outputs: the one order everybody trains with."""
     synsets = {line.split()[0] for line in read_labels(IMAGENET_LABELS).lines}
-    folders = [entry.name for entry in data.iterdir() if entry.is_dir()]
+    folders = [entry.name for entry in data.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
     shape = output_infos(io.load(source.path))[0].shape
-    return bool(folders) and synsets.issuperset(folders) and shape is not None and shape[-1] == len(synsets)
+    return bool(folders) and synsets.issuperset(folders) and len(synsets) in (shape or [])[1:2]
 
 
 def choose_preprocess(source: ModelSource, asked: str | None, *, progress: Progress) -> Preprocess:

@@ -42,11 +42,13 @@ class Statistics:
         output: of the Conv's output channels.
         input: of the im2col columns of the Conv's input.
         images: number of images seen.
+        skipped: the reason for each image that could not be read.
     """
 
     output: dict[str, OutputStatistics] = field(default_factory=dict)
     input: dict[str, InputStatistics] = field(default_factory=dict)
     images: int = 0
+    skipped: list[str] = field(default_factory=list)
     _factorizers: dict[tuple[str, str], Factorizer] = field(default_factory=dict, repr=False)
     _energies: dict[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
 
@@ -67,7 +69,10 @@ class Statistics:
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything as arrays, for the cache."""
-        arrays: dict[str, NDArray[Any]] = {"images": np.asarray(self.images)}
+        arrays: dict[str, NDArray[Any]] = {
+            "images": np.asarray(self.images),
+            "skipped": np.asarray(self.skipped, np.str_),
+        }
         for need, found in (("output", self.output), ("input", self.input)):
             for node, streaming in found.items():
                 arrays |= {f"{need}|{node}|{name}": array for name, array in streaming.to_arrays().items()}
@@ -76,10 +81,10 @@ class Statistics:
     @classmethod
     def from_arrays(cls, layers: Mapping[str, ConvLayer], arrays: Mapping[str, NDArray[Any]]) -> Statistics:
         """What `to_arrays` gave."""
-        statistics = cls(images=int(arrays["images"]))
+        statistics = cls(images=int(arrays["images"]), skipped=arrays["skipped"].tolist())
         parts: dict[tuple[str, str], dict[str, NDArray[Any]]] = {}
         for key, array in arrays.items():
-            if key != "images":
+            if key not in ("images", "skipped"):
                 # A node's name may hold any character; what stands before and after it may not.
                 need, rest = key.split("|", 1)
                 node, name = rest.rsplit("|", 1)
@@ -103,12 +108,10 @@ def gather(
     progress: Progress,
     batch: int = 8,
     title: str = "Gathering statistics",
-    skipped: list[str] | None = None,
 ) -> Statistics:
     """Run the model over `indices` of `dataset` and gather what `needs` asks of each Conv.
 
-    Args:
-        skipped: the reason for each image that cannot be read is appended here, and warned about.
+    An image that cannot be read is skipped, with a warning.
 
     Raises:
         DataError: not a single image could be read.
@@ -134,9 +137,8 @@ def gather(
     watched = model.clone()
     expose(watched, values)
     session = open_session(to_bytes(watched), threads=threads)
-    skipped = [] if skipped is None else skipped
     with progress.stage(title, len(indices)) as advance:
-        for images in load(dataset, indices, preprocess, batch=batch, skipped=skipped, warn=progress.warn):
+        for images in load(dataset, indices, preprocess, batch=batch, skipped=statistics.skipped, warn=progress.warn):
             feeds = {session.inputs[0].name: images.images}
             seen: dict[str | None, NDArray[Any]] = {}
             if values:
@@ -147,5 +149,5 @@ def gather(
             statistics.images += len(images.indices)
             advance(len(images.indices))
     if not statistics.images:
-        raise DataError(f"not one image of {dataset.name} could be read", hint=skipped[0] if skipped else None)
+        raise DataError(f"not one image of {dataset.name} could be read", hint=statistics.skipped[0])
     return statistics

@@ -8,13 +8,16 @@ the original's top-1 is 1 and what is lost is lost by compression.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
@@ -158,3 +161,51 @@ def _decaying(tensor: onnx.TensorProto, rate: float) -> onnx.TensorProto:
     faded = values * np.exp(-rate * np.arange(len(values)))
     faded *= np.linalg.norm(values) / np.linalg.norm(faded)
     return numpy_helper.from_array(((left * faded) @ right).reshape(weight.shape).astype(np.float32), tensor.name)
+
+
+class Machine:
+    """A machine that times as it is told, so that a verdict does not depend on the one the tests run on.
+
+    `use` puts it in place of the clock in every stage of `compress`; models still run, once each.
+
+    Attributes:
+        ratios: by batch size, how many times as fast the second of two models is.
+        slower: nodes whose chain takes longer in the whole model than the Conv did.
+        rounds: how many rounds each measurement had, in order.
+    """
+
+    def __init__(self, *, ratios: Mapping[int, float] | None = None, slower: Sequence[str] = ()) -> None:
+        self.ratios = ratios or {}
+        self.slower = slower
+        self.rounds: list[int] = []
+
+    def use(self, monkeypatch: pytest.MonkeyPatch) -> Machine:
+        replace_in_compress(monkeypatch, "paired_latency", self._paired_latency)
+        replace_in_compress(monkeypatch, "node_times", self._node_times)
+        return self
+
+    def _paired_latency(self, runners: Sequence[Callable[[], Any]], *, pairs: int, seed: int, **_: Any) -> Array:
+        batches = np.array([len(runner()[0]) for runner in runners])
+        self.rounds.append(pairs)
+        drift = 1 + 0.01 * np.random.default_rng(seed).standard_normal((pairs, 1))
+        samples = drift * (1.0 + batches)
+        if len(runners) == 2:
+            noise = 1 + 0.001 * np.random.default_rng(seed + 1).standard_normal(pairs)
+            samples[:, 1] /= self.ratios.get(int(batches[1]), 1.5) * noise
+        return np.asarray(samples)
+
+    def _node_times(self, model: bytes, feeds: object, **_: Any) -> dict[str, float]:
+        names = [node.name for node in onnx.load_from_string(model).graph.node if node.op_type == "Conv"]
+        chained = [name for name in names if name.rpartition("/")[2] in ("1of2", "2of2")]
+        times = dict.fromkeys(names, 1.0) | dict.fromkeys(chained, 0.25)
+        return times | {name: 0.75 for name in chained if name.rpartition("/")[0] in self.slower}
+
+
+def replace_in_compress(monkeypatch: pytest.MonkeyPatch, name: str, function: object) -> None:
+    """Put `function` in the place of `name` wherever `compress` uses it."""
+    importlib.import_module("ranksmith.workflow.compress.run")
+    modules = [module for key, module in sys.modules.items() if key.startswith("ranksmith.workflow.compress.")]
+    users = [module for module in modules if hasattr(module, name)]
+    assert users, f"compress does not use {name}"
+    for module in users:
+        monkeypatch.setattr(module, name, function)

@@ -114,20 +114,19 @@ def test_unreadable_images_are_skipped_told_and_not_counted(folded: ir.Model, tm
     for number, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / "data" / f"{number}.png")
     (tmp_path / "data" / "2.png").write_bytes(b"not a png")
-    listener, skipped = Silent(), list[str]()
+    listener = Silent()
     found = gathered(
         folded,
         images,
         {"block0/conv1": ["output"]},
         dataset=open_dataset(tmp_path / "data"),
         progress=listener,
-        skipped=skipped,
     )
     good = gathered(folded, np.delete(images, 2, axis=0), {"block0/conv1": ["output"]})
     assert found.images == 5
     np.testing.assert_allclose(found.output["block0/conv1"].mean, good.output["block0/conv1"].mean, rtol=1e-6)
-    assert len(skipped) == 1
-    assert "2.png" in skipped[0]
+    assert len(found.skipped) == 1
+    assert "2.png" in found.skipped[0]
     assert len(listener.warnings) == 1
     assert "2.png" in listener.warnings[0]
 

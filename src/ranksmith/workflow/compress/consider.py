@@ -55,7 +55,9 @@ def gather_cached(job: Job, prepared: Prepared) -> Statistics:
     )
     cached = job.cache.arrays(key)
     if cached is not None:
-        return Statistics.from_arrays(prepared.layers, cached)
+        statistics = Statistics.from_arrays(prepared.layers, cached)
+        prepared.calibration.recall_skipped(statistics.skipped, job.progress.warn)
+        return statistics
     statistics = gather(
         prepared.folded,
         needs,
@@ -67,6 +69,7 @@ def gather_cached(job: Job, prepared: Prepared) -> Statistics:
         progress=job.progress,
         title="Spectra",
     )
+    prepared.calibration.skipped.extend(statistics.skipped)
     job.cache.put_arrays(key, statistics.to_arrays())
     return statistics
 

@@ -53,17 +53,20 @@ def logits_of(job: Job, model: bytes, images: ImageSet, what: str) -> tuple[Arra
     )
     cached = job.cache.arrays(key)
     if cached is not None:
+        images.recall_skipped(cached["skipped"].tolist(), job.progress.warn)
         return cached["logits"], cached.get("labels")
     session = open_session(model, threads=job.options.threads)
     with job.progress.stage(what, len(images)) as advance:
 
         def told() -> Iterator[Batch]:
-            for batch in images.batches():
+            for batch in images.batches(job.progress.warn):
                 yield batch
                 advance(len(batch.indices))
 
         logits, labels = measures.logits(session, told())
-    arrays = {"logits": logits} if labels is None else {"logits": logits, "labels": labels}
+    arrays = {"logits": logits, "skipped": np.asarray(images.skipped, np.str_)}
+    if labels is not None:
+        arrays["labels"] = labels
     job.cache.put_arrays(key, arrays)
     return logits, labels
 

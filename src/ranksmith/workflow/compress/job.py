@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +71,7 @@ class ImageSet:
 
     Attributes:
         role: what they are for, as it is said to the user.
+        skipped: why images could not be read, as far as they were read.
     """
 
     dataset: Dataset
@@ -84,20 +85,27 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self, warn: Callable[[str], None] | None = None) -> Iterator[Batch]:
+        """The images, in order; `warn` is told once of each that cannot be read."""
         if self._kept:
             yield from self._kept
             return
         height, width = self.preprocess.size
         fits = len(self.indices) * 3 * height * width * 4 <= _KEEP_BYTES
         kept: list[Batch] = []
-        skipped: list[str] = []
-        for batch in load(self.dataset, self.indices, self.preprocess, batch=self.batch, skipped=skipped):
+        read = load(self.dataset, self.indices, self.preprocess, batch=self.batch, skipped=self.skipped, warn=warn)
+        for batch in read:
             if fits:
                 kept.append(batch)
             yield batch
         self._kept.extend(kept)
-        self.skipped[:] = skipped
+
+    def recall_skipped(self, reasons: Sequence[str], warn: Callable[[str], None]) -> None:
+        """Take over what an earlier run, whose result was cached, could not read."""
+        for reason in reasons:
+            if reason not in self.skipped:
+                self.skipped.append(reason)
+                warn(f"skipped: {reason}")
 
 
 @dataclass

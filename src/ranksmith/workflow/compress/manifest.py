@@ -227,6 +227,5 @@ def _spectra(prepared: Prepared, statistics: Statistics) -> list[Spectrum]:
 
 def _rank_errors(prepared: Prepared, statistics: Statistics) -> dict[str, list[float]]:
     return {
-        node: relative_error(statistics.energy(node, layer.group)).tolist()
-        for node, layer in prepared.layers.items()
+        node: relative_error(statistics.energy(node, layer.group)).tolist() for node, layer in prepared.layers.items()
     }

@@ -7,11 +7,12 @@ import numpy as np
 from ranksmith.data.split import split
 from ranksmith.errors import ModelError
 from ranksmith.graph import io
-from ranksmith.graph.query import conv_context, conv_infos, conv_layer, input_infos, output_infos
+from ranksmith.graph.query import conv_context, conv_infos, conv_layer, output_infos
 from ranksmith.measure.accuracy import check_labels
 from ranksmith.runtime.session import open_session
 from ranksmith.workflow.compress.job import ImageSet, Job, Prepared
 from ranksmith.workflow.decompose import load_folded
+from ranksmith.workflow.inputs import image_batch
 
 __all__ = ["prepare"]
 
@@ -29,20 +30,12 @@ def prepare(job: Job) -> Prepared:
     with job.progress.stage("Folding"):
         folded, report = load_folded(job.source)
     job.progress.note(f"folded {len(report.changed)} BatchNormalization nodes, left {len(report.skipped)}")
-    inputs, outputs = input_infos(folded), output_infos(folded)
-    if len(inputs) != 1:
-        raise ModelError(f"{job.source.path} has {len(inputs)} inputs; compress takes a model of one image input")
-    shape = inputs[0].shape
-    fixed = shape[0] if shape and isinstance(shape[0], int) else None
-    if fixed is not None and fixed != 1:
-        raise ModelError(
-            f"{job.source.path}: input {inputs[0].name} has a fixed batch of {fixed}",
-            hint="export the model with a symbolic batch dimension, or with batch 1",
-        )
-    batch = 1 if fixed == 1 else 8
+    batch = image_batch(folded, job.source.path)
+    outputs = output_infos(folded)
     infos = conv_infos(folded)
     candidates = [info.node for info in infos if info.candidate]
-    classes = outputs[0].shape[-1] if outputs[0].shape else None
+    # [N, classes], or [N, classes, 1, 1] of a model that ends in a pooling.
+    classes = outputs[0].shape[1] if outputs[0].shape and len(outputs[0].shape) > 1 else None
     if isinstance(classes, int):
         check_labels(job.dataset, classes)
 
@@ -81,10 +74,13 @@ def _certify(job: Job, prepared: Prepared) -> None:
     for batch in few.batches():
         for image in np.split(batch.images, len(batch.images)):
             expected = original.run({name: image})[0]
+            if not np.isfinite(expected).all():
+                raise ModelError(
+                    f"{job.source.path} gives NaN or infinity on an image of {job.dataset.name}",
+                    hint="check that the model and the preprocessing fit the images",
+                )
             actual = folded.run({name: image})[0]
             difference = float(np.max(np.abs(expected - actual)))
-            if not np.isfinite(expected).all():
-                raise ModelError(f"{job.source.path} gives NaN or infinity on image {int(batch.indices[0])}")
             if difference > _FOLD_TOLERANCE * max(1.0, float(np.max(np.abs(expected)))):
                 raise ModelError(
                     f"folding {job.source.path} changed its output by {difference:.2g}",

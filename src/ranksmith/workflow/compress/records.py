@@ -18,7 +18,7 @@ _WHY_NOT = {
     "kept-dynamic-weight": "its weight is computed at run time",
     "kept-shared-weight": "its weight is shared with another node",
     "kept-small": "it has too few channels for a decomposition to be cheaper",
-    "kept-auto-pad": "its padding depends on an image size that is not fixed",
+    "kept-unknown-shape": "the model leaves the size of its input open, so it cannot be timed in context",
 }
 
 
@@ -94,7 +94,9 @@ def _reason(
 ) -> tuple[str, str]:
     if not info.candidate:
         return info.reason, _WHY_NOT.get(info.reason, "it cannot be decomposed")
-    if seen is None or not seen.options:
+    if seen is None:
+        return "kept-unknown-shape", _WHY_NOT["kept-unknown-shape"]
+    if not seen.options:
         return "kept-small", "no rank that fills whole channel blocks has fewer multiply-adds than the Conv"
     if not seen.paying:
         best = max(seen.options, key=_ratio)

@@ -67,6 +67,9 @@ def compress(
     clock = job.clock
     with clock.stage("fold"):
         prepared = prepare(job)
+    if prepared.calibration.batch == 1 and options.batches != (1,):
+        progress.note("the model takes one image at a time, so it is timed at batch 1 only")
+        job = replace(job, options=replace(options, batches=(1,)))
     with clock.stage("spectra"):
         statistics = gather_cached(job, prepared)
     with clock.stage("latency table"):
@@ -179,7 +182,8 @@ def _revert(job: Job, prepared: Prepared, statistics: Statistics, frontier: Fron
     job.progress.note(f"reverted {len(slower)} layers that were slower in the whole model")
     tried = list(frontier.tried)
     if chosen:
-        tried.append(Tried(chosen, frontier.judge(entries_of(chosen), frontier.chosen_on)))
+        if all(one.choices != chosen for one in tried):
+            tried.append(Tried(chosen, frontier.judge(entries_of(chosen), frontier.chosen_on)))
         result = _layer_ms(job, prepared, io.to_bytes(build(prepared, entries_of(chosen), statistics)))
     return replace(frontier, tried=tried, chosen=chosen, reverted=slower), Times(dense, result)
 

@@ -26,7 +26,7 @@ _GOLDEN_IMAGES = 16
 def write_bundle(
     job: Job, prepared: Prepared, model: ir.Model, manifest: Manifest, plans: Mapping[str, RankPlan]
 ) -> Manifest:
-    """Write the bundle to `job.options.output` and return the manifest with the model's hash filled in.
+    """Write the bundle to `job.options.output` and return the manifest as it was written, with every hash filled in.
 
     Raises:
         OutputError: it exists and is not to be overwritten, or the disk is full.
@@ -47,7 +47,7 @@ def write_bundle(
         (folder / "frontier").mkdir()
         for name, plan in plans.items():
             (folder / "frontier" / name).write_text(to_json(plan) + "\n", encoding="utf-8")
-        manifests.write(manifest, folder)
+        manifest = manifests.write(manifest, folder)
         write_report(manifest, folder)
     return manifest
 
