@@ -26,7 +26,8 @@ class Split:
     """Indices into a dataset, int64, disjoint.
 
     Attributes:
-        calibration: the images that statistics are taken from.
+        calibration: the images that statistics are taken from, in an order that depends on their content: sums over
+            them are the same to the last digit however the files are called.
         selection: the images that candidates are compared on.
         holdout: the images that the final figures come from, and nothing else does.
         calibration_sha256: of the calibration images' content keys, sorted.
@@ -71,7 +72,7 @@ def split(dataset: Dataset, *, calibration: int, seed: int, calibration_only: bo
     if left_out := len(dataset) - len(order):
         warnings.append(f"{dataset.name}: {left_out} duplicate or unreadable files are left out")
     return Split(
-        calibration=_indices(keys, order[:count]),
+        calibration=np.asarray([keys[key] for key in order[:count]], np.int64),
         selection=_indices(keys, rest[:half]),
         holdout=_indices(keys, rest[half:]),
         calibration_sha256=hashlib.sha256("\n".join(sorted(order[:count])).encode()).hexdigest(),

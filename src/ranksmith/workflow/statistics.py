@@ -21,7 +21,7 @@ from ranksmith.data.loader import load
 from ranksmith.errors import DataError
 from ranksmith.graph.expose import expose
 from ranksmith.graph.io import to_bytes
-from ranksmith.graph.query import conv_context, conv_layer
+from ranksmith.graph.query import conv_context, conv_infos, conv_layer
 from ranksmith.lowrank.factor import KINDS, Factorizer
 from ranksmith.lowrank.spectra import retained_energy
 from ranksmith.lowrank.statistics import InputStatistics, OutputStatistics
@@ -134,8 +134,12 @@ def gather(
     # A graph input cannot also be an output: what the first Conv sees is the batch itself.
     input_name = model.graph.inputs[0].name
     values = sorted({value for value, _ in updates if value != input_name})
+    # An output keeps the runtime from fusing across it, which changes last digits. So the same outputs are made
+    # whatever is asked for: a layer's statistics do not depend on its company, and `decompose` builds a plan that
+    # `compress` found again bit for bit.
+    candidates = [info.node for info in conv_infos(model) if info.candidate]
     watched = model.clone()
-    expose(watched, values)
+    expose(watched, sorted({*values, *(conv_context(model, node).output_value for node in candidates)}))
     session = open_session(to_bytes(watched), threads=threads)
     with progress.stage(title, len(indices)) as advance:
         for images in load(dataset, indices, preprocess, batch=batch, skipped=statistics.skipped, warn=progress.warn):

@@ -189,7 +189,8 @@ class Machine:
         self.rounds.append(pairs)
         drift = 1 + 0.01 * np.random.default_rng(seed).standard_normal((pairs, 1))
         samples = drift * (1.0 + batches)
-        if len(runners) == 2:
+        if len(runners) in (2, 3):
+            # The original, the result and perhaps the folded original, which is as fast as the original.
             noise = 1 + 0.001 * np.random.default_rng(seed + 1).standard_normal(pairs)
             samples[:, 1] /= self.ratios.get(int(batches[1]), 1.5) * noise
         return np.asarray(samples)

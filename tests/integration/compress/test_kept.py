@@ -1,0 +1,130 @@
+"""When the bundle holds the original, and that a verdict follows from what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from ranksmith.bundle.verify import verify_files
+from tests.integration.compress.desk import Desk
+from tests.unit.workflow.scene import (
+    Machine,
+    Net,
+    answers,
+    flat_network,
+    inputs_of,
+    labelled,
+    network,
+    trained,
+)
+
+KEPT: dict[str, tuple[Callable[[], onnx.ModelProto], set[str]]] = {
+    "depthwise": (lambda: trained(network(Net(widths=(16, 16), depthwise=True))), {"kept-depthwise"}),
+    "tiny channels": (lambda: trained(network(Net(widths=(4, 8)))), {"kept-stem", "kept-small"}),
+    "tiny 1x1": (lambda: trained(network(Net(widths=(16, 16), kernel=1))), {"kept-small"}),
+    "no Conv": (lambda: trained(flat_network()), set()),
+}
+
+
+class TestKeptOriginal:
+    """Where nothing pays the bundle holds the folded original, and says why: a result, not an error."""
+
+    @pytest.mark.parametrize("name", KEPT)
+    def test_models_in_which_nothing_can_be_gained(self, tmp_path: Path, brief: None, name: str) -> None:
+        make, reasons = KEPT[name]
+        model = make()
+        data = labelled(model, 60)
+        manifest = Desk(tmp_path, model, data).compress(objective="latency")
+        assert manifest.verdict == "kept-original"
+        assert verify_files(tmp_path / "bundle").verdict == "kept-original"
+        assert reasons <= {layer.reason for layer in manifest.layers}
+        assert all(layer.reason.startswith("kept-") and layer.detail for layer in manifest.layers)
+        assert all("cannot be decomposed" not in layer.detail for layer in manifest.layers)
+        assert [(point.name, point.chosen) for point in manifest.frontier] == [("original", True)]
+        assert manifest.cost_after.macs == manifest.cost_before.macs
+        assert manifest.accuracy.drop_pp == 0.0
+        assert manifest.accuracy.agreement == 1.0
+        x = inputs_of(data.images[:5])
+        np.testing.assert_allclose(
+            answers(tmp_path / "bundle" / "model.onnx", x), answers(model, x), rtol=1e-3, atol=1e-3
+        )
+        assert "BatchNormalization" not in {
+            node.op_type for node in onnx.load(tmp_path / "bundle" / "model.onnx").graph.node
+        }
+        assert (tmp_path / "bundle" / "report.html").is_file()
+
+    @pytest.mark.parametrize("slow", [{1: 0.9, 8: 0.9}, {1: 1.5, 8: 0.9}, {1: 1.0, 8: 1.5}], ids=str)
+    def test_a_result_that_is_slower_at_any_batch_size(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch, bare: None, slow: dict[int, float]
+    ) -> None:
+        Machine(ratios=slow).use(monkeypatch)
+        manifest = desk.compress()
+        assert manifest.verdict == "kept-original"
+        assert "kept-original" in {layer.reason for layer in manifest.layers}
+        assert "decomposed" not in {layer.reason for layer in manifest.layers}
+        assert [point.name for point in manifest.frontier if point.chosen] == ["original"]
+        # What was tried is told all the same, and can be built.
+        assert len(manifest.frontier) > 1
+        assert {node.name for node in onnx.load(desk.bundle / "model.onnx").graph.node} >= {"block1/conv1"}
+
+    def test_no_drop_at_all_can_be_promised_on_so_few_images(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch, bare: None
+    ) -> None:
+        Machine().use(monkeypatch)
+        manifest = desk.compress(max_drop_pp=0.0)
+        assert manifest.verdict == "kept-original"
+        assert manifest.max_drop_pp == 0.0
+
+    def test_layers_that_are_slower_in_the_whole_model_are_reverted(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch, bare: None
+    ) -> None:
+        Machine().use(monkeypatch)
+        chosen = {layer.node for layer in desk.compress().layers if layer.reason == "decomposed"}
+        assert len(chosen) >= 2
+        slow = min(chosen)
+        Machine(slower=[slow]).use(monkeypatch)
+        manifest = desk.compress(overwrite=True)
+        reasons = {layer.node: layer.reason for layer in manifest.layers}
+        assert reasons[slow] == "kept-slower"
+        assert {node for node, reason in reasons.items() if reason == "decomposed"} == chosen - {slow}
+        assert sum(point.chosen for point in manifest.frontier) == 1
+        Machine(slower=sorted(chosen)).use(monkeypatch)
+        assert desk.compress(overwrite=True).verdict == "kept-original"
+
+    def test_a_model_of_any_image_size_is_kept_for_that_reason(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Machine().use(monkeypatch)
+        model = trained(network(Net(image=("H", "W"))))
+        manifest = Desk(tmp_path, model, labelled(model, 60)).compress()
+        assert manifest.verdict == "kept-original"
+        assert {layer.reason for layer in manifest.layers} == {"kept-stem", "kept-unknown-shape"}
+
+
+class TestMeasured:
+    """With the clock of the machine that this runs on: whatever it says, the verdict follows from it."""
+
+    @pytest.mark.parametrize("objective", ["latency", "macs", "bytes"])
+    def test_the_verdict_follows_from_the_intervals(
+        self, tmp_path: Path, brief: None, bare: None, objective: str
+    ) -> None:
+        model = trained(network(Net(widths=(32, 64))))
+        manifest = Desk(tmp_path, model, labelled(model, 120)).compress(objective=objective)
+        assert manifest.objective == objective
+        assert {pair.batch for pair in manifest.latency} == {1, 8}
+        decomposed = [layer for layer in manifest.layers if layer.reason == "decomposed"]
+        if manifest.verdict == "faster":
+            assert all(pair.ci95[0] > 1.0 for pair in manifest.latency)
+            assert decomposed
+        else:
+            assert not decomposed
+        for pair in manifest.latency:
+            assert len(pair.baseline_ms) == len(pair.result_ms) > 0
+            assert min(*pair.baseline_ms, *pair.result_ms) > 0
+        for layer in manifest.layers:
+            assert layer.baseline_ms is None or layer.baseline_ms > 0
+        assert verify_files(tmp_path / "bundle").verdict == manifest.verdict
