@@ -13,6 +13,7 @@ import json
 import re
 import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import onnx
 from ranksmith.runtime.onnxruntime import OrtSession, make_options
 from ranksmith.runtime.session import Feeds, default_threads
 
-__all__ = ["node_times"]
+__all__ = ["interleaved_node_times", "node_times"]
 
 _WARMUP = 2
 _BLOCKED = re.compile(r"_nchwc(_token_\d+)?$")
@@ -51,21 +52,36 @@ def node_times(model: Path | bytes, feeds: Feeds, *, threads: int | None = None,
     Raises:
         ModelError: the model cannot be loaded or run.
     """
+    return interleaved_node_times([model], feeds, threads=threads, runs=runs)[0]
+
+
+def interleaved_node_times(
+    models: Sequence[Path | bytes], feeds: Feeds, *, threads: int | None = None, runs: int = 10
+) -> list[dict[str, float]]:
+    """`node_times` of several models that take the same feeds, run in turn so that they can be compared."""
     threads = threads or default_threads()
     with tempfile.TemporaryDirectory(prefix="ranksmith-profile-") as folder:
-        options = make_options(threads)
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        session = OrtSession.open(model, provider="cpu", threads=threads, options=options)
+        sessions = []
+        for index, model in enumerate(models):
+            options = make_options(threads)
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / f"profile-{index}")
+            sessions.append(OrtSession.open(model, provider="cpu", threads=threads, options=options))
         for _ in range(_WARMUP + runs):
-            session.run(feeds)
-        events: list[dict[str, Any]] = json.loads(session.end_profiling().read_text(encoding="utf-8"))
+            for session in sessions:
+                session.run(feeds)
+        return [
+            _medians(json.loads(session.end_profiling().read_text(encoding="utf-8")), _Original(model), runs)
+            for session, model in zip(sessions, models, strict=True)
+        ]
+
+
+def _medians(events: list[dict[str, Any]], original: _Original, runs: int) -> dict[str, float]:
     durations: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             key = event["name"].removesuffix("_kernel_time"), event["args"]["node_index"]
             durations[key].append(event["dur"] / 1e3)
-    original = _Original(model)
     times: defaultdict[str, float] = defaultdict(float)
     for (name, _), samples in durations.items():
         times[original.name(name)] += float(np.median(samples[-runs:]))

@@ -26,7 +26,7 @@ def _losses(images: int, lost: int, gained: int = 0) -> NDArray[np.int8]:
 def test_probability_is_the_posteriors(lost: int, gained: int, images: int, budget: float) -> None:
     rng = np.random.default_rng(0)
     flips = rng.beta(lost + gained + 0.5, images - lost - gained + 0.5, 200_000)
-    share = rng.beta(lost + 12.5, gained + 7.5, 200_000)
+    share = rng.beta(lost + 28, gained + 12, 200_000)
     expected = float(np.mean(flips * (2 * share - 1) <= budget / 100))
     assert probability_within(_losses(images, lost, gained), budget) == pytest.approx(expected, abs=5e-3)
 

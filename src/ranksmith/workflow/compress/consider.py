@@ -74,8 +74,16 @@ def gather_cached(job: Job, prepared: Prepared) -> Statistics:
     return statistics
 
 
-def consider(job: Job, prepared: Prepared, statistics: Statistics) -> dict[str, Considered]:
-    """List, time and filter the options of every candidate whose image size is known."""
+def consider(
+    job: Job, prepared: Prepared, statistics: Statistics, dense_ms: Mapping[str, float]
+) -> dict[str, Considered]:
+    """List, time and filter the options of every candidate whose image size is known.
+
+    Args:
+        dense_ms: time of each Conv in the whole folded model. The paired ratios measured in context are applied to
+            it, so that an option's milliseconds are on the whole model's scale; where it is empty, the context's
+            own times stand.
+    """
     options: dict[str, list[Option]] = {}
     block = channel_block(job.options.provider)
     for node in prepared.candidates:
@@ -90,7 +98,7 @@ def consider(job: Job, prepared: Prepared, statistics: Statistics) -> dict[str, 
             error=partial(_predicted_error, statistics, node, prepared.layers[node]),
         )
         options[node] = _thinned(candidate_options(layer, block=block, kinds=job.options.kinds))
-    timed = _timed(job, prepared, options)
+    timed = _timed(job, prepared, options, dense_ms)
     if job.options.objective == "latency":
         paying, _ = drop_unpaying(timed, _LEAST_GAIN)
     else:
@@ -105,7 +113,9 @@ def _thinned(options: list[Option]) -> list[Option]:
     return [options[index] for index in np.linspace(0, len(options) - 1, _MOST_OPTIONS).round().astype(int)]
 
 
-def _timed(job: Job, prepared: Prepared, options: Mapping[str, list[Option]]) -> dict[str, list[Option]]:
+def _timed(
+    job: Job, prepared: Prepared, options: Mapping[str, list[Option]], dense_ms: Mapping[str, float]
+) -> dict[str, list[Option]]:
     chains = {
         node: {_name(option): skeleton(prepared.layers[node], option.kind, option.rank) for option in listed}
         for node, listed in options.items()
@@ -114,7 +124,8 @@ def _timed(job: Job, prepared: Prepared, options: Mapping[str, list[Option]]) ->
 
     def timed(option: Option) -> Option:
         timing = timings[option.node][_name(option)]
-        return option.timed(timing.ms, timing.dense_ms)
+        dense = dense_ms.get(option.node, timing.dense_ms)
+        return option.timed(dense / timing.ratio, dense)
 
     return {node: [timed(option) for option in listed] for node, listed in options.items()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,23 @@ from ranksmith.graph import io
 from ranksmith.measure import accuracy as measures
 from ranksmith.results import PlanEntry, RankPlan
 from ranksmith.runtime.session import open_session
+from ranksmith.search.candidates import Option
 from ranksmith.workflow.cache import key_of
 from ranksmith.workflow.compress.gate import Judgement, judge
 from ranksmith.workflow.compress.job import ImageSet, Job, Prepared
 from ranksmith.workflow.decompose import apply_plan
 from ranksmith.workflow.statistics import Statistics
 
-__all__ = ["Judge", "build", "logits_of", "rank_plan"]
+__all__ = ["Choices", "Frontier", "Judge", "Tried", "build", "entries_of", "logits_of", "rank_plan"]
 
 Array = NDArray[Any]
 Entries = Mapping[str, PlanEntry]
+Choices = Mapping[str, Option]
+
+
+def entries_of(choices: Choices) -> dict[str, PlanEntry]:
+    """The choices as the entries of a rank plan."""
+    return {node: PlanEntry(node=node, kind=option.kind, rank=option.rank) for node, option in choices.items()}
 
 
 def build(prepared: Prepared, entries: Entries, statistics: Statistics) -> ir.Model:
@@ -105,3 +113,40 @@ class Judge:
             logits, labels = logits_of(self._job, content, images, f"Judging {what} on {images.role} images")
             self._answers[plan, id(images)] = logits
             self._labels[id(images)] = labels
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A plan and how it did on the images that are chosen on."""
+
+    choices: Choices
+    judgement: Judgement
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Every plan that was judged, and the one that was chosen (empty: the original).
+
+    Attributes:
+        model_ms: latency of the folded original.
+        chosen_on: the images that decided.
+        held_out: the images that took part in nothing.
+        reverted: nodes that the chosen plan had decomposed and that were slower in the whole model.
+        dense_ms, result_ms: time of each Conv in the whole original and in the chosen plan's whole model, run in
+            turn; empty where the provider cannot tell.
+    """
+
+    tried: list[Tried]
+    chosen: Choices
+    model_ms: float
+    judge: Judge
+    chosen_on: list[ImageSet]
+    held_out: list[ImageSet]
+    reverted: list[str]
+    dense_ms: dict[str, float]
+    result_ms: dict[str, float]
+
+    def speedup(self, choices: Choices) -> float:
+        """Predicted from the latency table: the original's time over that of a plan."""
+        saved = sum(option.dense_ms - option.ms for option in choices.values() if option.ms and option.dense_ms)
+        return self.model_ms / max(self.model_ms - saved, 1e-9)

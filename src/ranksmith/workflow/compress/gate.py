@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy.optimize import nnls
 from ranksmith.measure import accuracy as measures
 from ranksmith.measure.bootstrap import mean_ci95, paired_ratio_ci95
 from ranksmith.measure.latency import paired_latency, random_feeds
-from ranksmith.results import Accuracy, BatchCost, LatencyPair
+from ranksmith.results import Accuracy, BatchCost, LatencyPair, Speedup
 from ranksmith.runtime.session import Feeds, Session, fixed_batch, open_session
 from ranksmith.workflow.compress.job import Job
 
@@ -73,13 +74,16 @@ def accuracy(baseline: Array, result: Array, labels: Array | None, *, seed: int)
     )
 
 
-def paired(job: Job, result: bytes, *, effort: float = 1.0) -> list[LatencyPair]:
-    """Paired, interleaved latencies of the original file and the result, per batch size."""
+def paired(job: Job, result: bytes, folded: bytes, *, effort: float = 1.0) -> tuple[list[LatencyPair], Speedup]:
+    """The original file, the result and the folded original interleaved, per batch size.
+
+    Returns:
+        The result's pairs with the original, and the folded model's speedup at the first batch size.
+    """
     options = job.options
-    sessions = [
-        open_session(model, provider=options.provider, threads=options.threads) for model in (job.source.path, result)
-    ]
-    pairs = []
+    models: list[Path | bytes] = [job.source.path, result] if result == folded else [job.source.path, result, folded]
+    sessions = [open_session(model, provider=options.provider, threads=options.threads) for model in models]
+    pairs, speedups = [], []
     with job.progress.stage("Final gate: paired latency", len(options.batches)) as advance:
         for batch in options.batches:
             runners = _runners(sessions, random_feeds(sessions[0], batch, options.seed))
@@ -87,6 +91,7 @@ def paired(job: Job, result: bytes, *, effort: float = 1.0) -> list[LatencyPair]
             count = int(np.clip(effort * _BUDGET_MS / round_ms, _MIN_PAIRS, effort * _MAX_PAIRS))
             samples = paired_latency(runners, pairs=count, seed=options.seed)
             speedup = paired_ratio_ci95(samples[:, 0], samples[:, 1], options.seed)
+            speedups.append(paired_ratio_ci95(samples[:, 0], samples[:, -1], options.seed))
             pairs.append(
                 LatencyPair(
                     batch=batch,
@@ -98,7 +103,7 @@ def paired(job: Job, result: bytes, *, effort: float = 1.0) -> list[LatencyPair]
                 )
             )
             advance(1)
-    return pairs
+    return pairs, speedups[0]
 
 
 def batch_cost(job: Job, model: bytes) -> BatchCost:

@@ -50,7 +50,7 @@ class CompressOptions:
 
     output: Path
     max_drop_pp: float = 1.0
-    confidence: float = 0.9
+    confidence: float = 0.8
     objective: Objective = "latency"
     kinds: tuple[str, ...] = ("output-pca",)
     provider: str = "cpu"
@@ -142,8 +142,8 @@ class Job:
 class Prepared:
     """The folded model, its Convs, and which images do what.
 
-    The held-out images come in two parts: where the first shows that the choice was too bold, it joins the
-    images that are chosen on, and the second is still one that took part in nothing.
+    The held-out images come in parts: where they show that a choice was too bold, one part joins the images
+    that are chosen on, and the others still took part in no choice.
     """
 
     folded: ir.Model

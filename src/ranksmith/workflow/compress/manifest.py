@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -20,60 +20,18 @@ from ranksmith.results import (
     FrontierPoint,
     LatencyPair,
     Manifest,
-    PlanEntry,
     RankPlan,
     Spectrum,
+    Speedup,
 )
 from ranksmith.runtime.machine import machine
-from ranksmith.search.candidates import Option
 from ranksmith.workflow.compress.consider import Considered
-from ranksmith.workflow.compress.frontier import Judge, rank_plan
-from ranksmith.workflow.compress.gate import Judgement
-from ranksmith.workflow.compress.job import ImageSet, Job, Prepared
+from ranksmith.workflow.compress.frontier import Frontier, entries_of, rank_plan
+from ranksmith.workflow.compress.job import Job, Prepared
 from ranksmith.workflow.compress.records import layer_records
 from ranksmith.workflow.statistics import Statistics
 
-__all__ = ["Frontier", "Result", "Tried", "entries_of", "make_manifest"]
-
-Choices = Mapping[str, Option]
-
-
-def entries_of(choices: Choices) -> dict[str, PlanEntry]:
-    """The choices as the entries of a rank plan."""
-    return {node: PlanEntry(node=node, kind=option.kind, rank=option.rank) for node, option in choices.items()}
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A plan and how it did on the selection images."""
-
-    choices: Choices
-    judgement: Judgement
-
-
-@dataclass(frozen=True)
-class Frontier:
-    """Every plan that was judged, and the one that was chosen (empty: the original).
-
-    Attributes:
-        model_ms: latency of the folded original.
-        chosen_on: the images that decided.
-        held_out: the images that took part in nothing.
-        reverted: nodes that the chosen plan had decomposed and that were slower in the whole model.
-    """
-
-    tried: list[Tried]
-    chosen: Choices
-    model_ms: float
-    judge: Judge
-    chosen_on: list[ImageSet]
-    held_out: list[ImageSet]
-    reverted: list[str] = field(default_factory=list)
-
-    def speedup(self, choices: Choices) -> float:
-        """Predicted from the latency table: the original's time over that of a plan."""
-        saved = sum(option.dense_ms - option.ms for option in choices.values() if option.ms and option.dense_ms)
-        return self.model_ms / max(self.model_ms - saved, 1e-9)
+__all__ = ["Result", "make_manifest"]
 
 
 @dataclass(frozen=True)
@@ -83,16 +41,15 @@ class Result:
     Attributes:
         verdict: "faster" or "kept-original".
         model: what the bundle will hold.
-        dense_ms, result_ms: by Conv in the whole model, profiled.
+        folded: the folded original against the original file, at the first batch size.
     """
 
     verdict: str
     model: ir.Model
     accuracy: Accuracy
     latency: list[LatencyPair]
+    folded: Speedup
     batch_cost: BatchCost
-    dense_ms: dict[str, float]
-    result_ms: dict[str, float]
 
 
 def make_manifest(
@@ -137,8 +94,8 @@ def make_manifest(
             frontier.chosen,
             kept_original=result.verdict != "faster",
             reverted=frontier.reverted,
-            dense_ms=result.dense_ms,
-            result_ms=result.result_ms,
+            dense_ms=frontier.dense_ms,
+            result_ms=frontier.result_ms if result.verdict == "faster" else {},
         ),
         spectra=_spectra(prepared, statistics),
         rank_errors=_rank_errors(prepared, statistics),
@@ -162,17 +119,18 @@ def _points(prepared: Prepared, frontier: Frontier, result: Result) -> tuple[lis
     faster = result.verdict == "faster"
     points = [
         FrontierPoint(
-            name="original",
+            name=name,
             plan=None,
             macs=macs,
             params=params,
-            speedup=1.0,
-            speedup_ci95=None,
+            speedup=speedup.ratio if speedup else 1.0,
+            speedup_ci95=speedup.ci95 if speedup else None,
             selection_drop_pp=0.0,
             selection_agreement=1.0,
             selection_kl=0.0,
-            chosen=not faster,
+            chosen=chosen,
         )
+        for name, speedup, chosen in (("original", None, False), ("folded", result.folded, not faster))
     ]
     plans: dict[str, RankPlan] = {}
     for number, tried in enumerate(sorted(frontier.tried, key=lambda entry: frontier.speedup(entry.choices)), 1):

@@ -68,9 +68,9 @@ def _record(
     reason, detail = _reason(info, seen, option, kept_original=kept_original, reverted=reverted)
     decomposed = reason == "decomposed" and option is not None
     predicted = dense_ms
-    if decomposed and option is not None and option.ms is not None and option.dense_ms is not None:
-        # What the latency table says is saved in context, taken off what the layer costs in the whole model.
-        predicted = None if dense_ms is None else max(0.0, dense_ms - (option.dense_ms - option.ms))
+    if decomposed and option and dense_ms is not None:
+        # The saving measured in context, on the scale of the whole model.
+        predicted = dense_ms / _ratio(option)
     return LayerRecord(
         node=info.node,
         kind=option.kind if decomposed and option else None,
@@ -101,7 +101,7 @@ def _reason(
     if not seen.paying:
         best = max(seen.options, key=_ratio)
         detail = (
-            f"none of {len(seen.options)} ranks was faster in context: the fastest, rank {best.rank}, took "
+            f"no rank was faster in context: the fastest of {len(seen.options)}, rank {best.rank}, took "
             f"{1 / _ratio(best):.2f} of the time of the Conv"
         )
         return "kept-slower", detail

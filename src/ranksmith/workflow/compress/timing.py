@@ -45,10 +45,6 @@ class Timing:
     ratio: float
     low: float
 
-    @property
-    def ms(self) -> float:
-        return self.dense_ms / self.ratio
-
 
 Chain = tuple[ConvLayer, ...]
 
