@@ -10,6 +10,8 @@ PYTHON ?= python3
 VENV := .venv
 TEST_VENV := .venv-test
 PYTEST_ARGS ?=
+# Real models and images, for the benchmarks and for tests that are skipped without them.
+SHARED ?= ../shared
 SOURCES := pyproject.toml README.md LICENSE $(shell find src -type f -not -path '*/__pycache__/*')
 
 # Foreign packages must not leak into the environments made here.
@@ -46,7 +48,10 @@ check: $(VENV)/.dev
 	$(VENV)/bin/python tools/cli_reference.py --check
 
 bench: $(VENV)/.dev
-	$(VENV)/bin/python benchmarks/layers.py
+	$(VENV)/bin/python benchmarks/layers.py $(SHARED)/models/resnet50-v1.onnx
+	$(VENV)/bin/python benchmarks/compress.py demo
+	$(VENV)/bin/python benchmarks/compress.py $(SHARED)/models/resnet50-v1.onnx \
+	  --data $(SHARED)/data/imagenet-sample --preprocess imagenet
 
 reference: $(VENV)/.dev
 	$(VENV)/bin/python tools/cli_reference.py
