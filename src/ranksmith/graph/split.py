@@ -12,7 +12,7 @@ import onnx_ir as ir
 from ranksmith.errors import ModelError, NodeNotFoundError
 from ranksmith.graph.nodes import reads
 
-__all__ = ["split"]
+__all__ = ["between", "split"]
 
 
 def split(model: ir.Model, value_name: str) -> tuple[ir.Model, ir.Model, list[str]]:
@@ -28,10 +28,7 @@ def split(model: ir.Model, value_name: str) -> tuple[ir.Model, ir.Model, list[st
     """
     graph = model.graph
     inputs = [value for value in graph.inputs if not value.is_initializer()]
-    values = {value.name or "": value for value in (*inputs, *(value for node in graph for value in node.outputs))}
-    cut = values.get(value_name)
-    if cut is None:
-        raise NodeNotFoundError(value_name, filter(None, values), what="value")
+    cut = _value(graph, value_name)
     suffix_nodes = _dependents(graph, [cut])
     varying = {*inputs, *(value for node in _dependents(graph, inputs) for value in node.outputs)}
     made_after = {value for node in suffix_nodes for value in node.outputs}
@@ -46,6 +43,24 @@ def split(model: ir.Model, value_name: str) -> tuple[ir.Model, ir.Model, list[st
     prefix = _part(model, inputs, given or crossing)
     suffix = _part(model, crossing, list(graph.outputs))
     return prefix, suffix, [value.name or "" for value in crossing]
+
+
+def between(model: ir.Model, source: str, target: str) -> ir.Model:
+    """The part of `model` that makes the value `target` from the value `source`, on which alone it depends.
+
+    Raises:
+        NodeNotFoundError: there is no such value.
+    """
+    return _part(model, [_value(model.graph, source)], [_value(model.graph, target)])
+
+
+def _value(graph: ir.Graph, name: str) -> ir.Value:
+    values = [value for value in graph.inputs if not value.is_initializer()]
+    values += [value for node in graph for value in node.outputs]
+    found = {value.name or "": value for value in values}
+    if name not in found:
+        raise NodeNotFoundError(name, filter(None, found), what="value")
+    return found[name]
 
 
 def _dependents(graph: ir.Graph, values: list[ir.Value]) -> set[ir.Node]:

@@ -3,8 +3,7 @@
 The model is cut at the Conv's output. The part before the cut runs once an image; what is after it runs
 once a rank, on the output that the decomposed Conv would have given. For the kinds whose effect is a
 projection of the output (weight SVD and output PCA: ŷ = P·y + offset) no decomposed Conv is built at
-all; for the others the part after the cut starts at the Conv's input and holds the chain. No model file
-is ever written.
+all; for the others the chain alone runs on the Conv's input. No model file is ever written.
 
 The layer's relative L2 error is relative to the feature map's deviation from its mean, ‖ŷ − y‖ / ‖y − ȳ‖,
 so that for output PCA over the same images it is √(1 − energy(rank)), exactly: that closed form is what
@@ -29,7 +28,7 @@ from ranksmith.graph.decompose import replace_conv
 from ranksmith.graph.expose import expose
 from ranksmith.graph.io import to_bytes
 from ranksmith.graph.query import ConvContext, conv_context, conv_layer
-from ranksmith.graph.split import split
+from ranksmith.graph.split import between, split
 from ranksmith.lowrank.cost import pair_macs_ratio
 from ranksmith.lowrank.factor import full_rank, kind_named
 from ranksmith.progress import Progress
@@ -181,27 +180,23 @@ def run(
 
 
 class _Cut:
-    """The model in two sessions, cut at one Conv's output, and the second again for each rank."""
+    """The model in two sessions, cut at one Conv's output; for the kinds that need it, a third of the chain alone."""
 
     def __init__(self, model: ir.Model, node: str, context: ConvContext, *, threads: int, provider: str) -> None:
         self.model = model
         self.node = node
-        self.context = context
         self.layer_value = context.output_value
+        self._input_value = context.input_value
         self._options: dict[str, Any] = {"threads": threads, "provider": provider}
-        prefix, suffix, self.crossing = split(model, self.layer_value)
+        prefix, suffix, _ = split(model, self.layer_value)
+        expose(prefix, [self._input_value])
         self._prefix = open_session(to_bytes(prefix), **self._options)
         self._suffix = open_session(to_bytes(suffix), **self._options)
-        # The kinds that are not projections start again from the Conv's input.
-        self._needs_input = False
 
     def before(self, images: Array) -> dict[str, Array]:
-        """Values at the cut, by name; with the layer's input too where a chain needs it."""
-        values = _run_named(self._prefix, {self._prefix.inputs[0].name: images})
-        values[self._prefix.inputs[0].name] = images
-        if self._needs_input:
-            values.update(_run_named(self._input_prefix, {self._input_prefix.inputs[0].name: images}))
-        return values
+        """Values at the cut, by name, with the layer's input among them."""
+        source = self._prefix.inputs[0].name
+        return {source: images, **_run_named(self._prefix, {source: images})}
 
     def after(self, values: dict[str, Array]) -> Array:
         """The model's first output from the values at the cut."""
@@ -210,39 +205,30 @@ class _Cut:
     def at_rank(self, layer: ConvLayer, kind: str, rank: int, statistics: Statistics) -> Layer2Output:
         factorizer = statistics.factorizer(self.node, kind, layer)
         projection = factorizer.projection(rank)
-        if projection is not None:
-            matrix, offset = (part.astype(np.float32) for part in projection)
+        layer_output = self._chain(factorizer.factors(rank)) if projection is None else self._projected(*projection)
 
-            def project(values: dict[str, Array]) -> tuple[Array, Array]:
-                exact = values[self.layer_value]
-                flat = exact.reshape(*exact.shape[:2], -1)
-                projected = (matrix @ flat + offset[:, None]).reshape(exact.shape).astype(exact.dtype)
-                return projected, self.after({**values, self.layer_value: projected})
+        def at_rank(values: dict[str, Array]) -> tuple[Array, Array]:
+            output = layer_output(values)
+            return output, self.after({**values, self.layer_value: output})
 
-            return project
+        return at_rank
 
+    def _projected(self, matrix: Array, offset: Array) -> Callable[[dict[str, Array]], Array]:
+        matrix, offset = matrix.astype(np.float32), offset.astype(np.float32)[:, None]
+
+        def project(values: dict[str, Array]) -> Array:
+            exact = values[self.layer_value]
+            flat = exact.reshape(*exact.shape[:2], -1)
+            return (matrix @ flat + offset).reshape(exact.shape).astype(exact.dtype)
+
+        return project
+
+    def _chain(self, chain: Sequence[ConvLayer]) -> Callable[[dict[str, Array]], Array]:
         decomposed = self.model.clone()
-        replace_conv(decomposed, self.node, factorizer.factors(rank))
-        input_value = self.context.input_value
-        if input_value == self.model.graph.inputs[0].name:
-            session = self._exposed(decomposed)
-        else:
-            if not self._needs_input:
-                input_prefix, _, _ = split(self.model, input_value)
-                self._input_prefix = open_session(to_bytes(input_prefix), **self._options)
-                self._needs_input = True
-            _, suffix, _ = split(decomposed, input_value)
-            session = self._exposed(suffix)
-
-        def rebuild(values: dict[str, Array]) -> tuple[Array, Array]:
-            found_values = _run_named(session, {info.name: values[info.name] for info in session.inputs})
-            return found_values[self.layer_value], found_values[session.outputs[0].name]
-
-        return rebuild
-
-    def _exposed(self, model: ir.Model) -> Session:
-        expose(model, [self.layer_value])
-        return open_session(to_bytes(model), **self._options)
+        replace_conv(decomposed, self.node, chain)
+        alone = between(decomposed, self._input_value, self.layer_value)
+        session = open_session(to_bytes(alone), **self._options)
+        return lambda values: session.run({self._input_value: values[self._input_value]})[0]
 
 
 def _run_named(session: Session, feeds: dict[str, Array]) -> dict[str, Array]:

@@ -15,7 +15,7 @@ from ranksmith.graph import io
 from ranksmith.graph.fold import fold
 from ranksmith.graph.normalize import normalize
 from ranksmith.graph.query import conv_context, conv_infos
-from ranksmith.graph.split import split
+from ranksmith.graph.split import between, split
 from ranksmith.graph.verify import verify
 from tests.models import GraphBuilder, random_feeds, residual_classifier, run
 
@@ -152,3 +152,23 @@ def test_a_pytorch_export_can_be_cut_at_every_conv(shared: Path) -> None:
     for conv in conv_infos(model)[::4]:
         value = conv_context(model, conv.node).output_value
         np.testing.assert_array_equal(run_in_two(model, value, feeds)["y"], expected)
+
+
+def test_the_part_between_two_values_is_that_part_alone() -> None:
+    whole = residual_classifier(batch_norm=False)
+    model = normalized(whole)
+    part = ir.to_proto(between(model, "stem/relu", "block1/conv1_out"))
+    assert [value.name for value in part.graph.input] == ["stem/relu"]
+    assert [value.name for value in part.graph.output] == ["block1/conv1_out"]
+    assert "block1/shortcut" not in [node.name for node in part.graph.node]
+    names = ["stem/relu", "block1/conv1_out"]
+    whole.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
+    expected = run(whole, random_feeds(whole))
+    found = run(part, {"stem/relu": expected["stem/relu"]})
+    np.testing.assert_allclose(found["block1/conv1_out"], expected["block1/conv1_out"], rtol=1e-5, atol=1e-6)
+
+
+def test_the_part_between_values_that_do_not_exist_is_refused() -> None:
+    model = normalized(residual_classifier())
+    with pytest.raises(NodeNotFoundError):
+        between(model, "nowhere", "logits")
