@@ -96,16 +96,17 @@ def write(
     seconds: float,
 ) -> None:
     accuracy, where = manifest["accuracy"], manifest["machine"]
+    runtime = where["libraries"]["onnxruntime"]
     decomposed = sum(layer["reason"] == "decomposed" for layer in manifest["layers"])
     before, after = manifest["cost_before"]["macs"], manifest["cost_after"]["macs"]
-    low, high = accuracy["drop_ci95_pp"]
+    interval = "{:.2f} to {:.2f}".format(*accuracy["drop_ci95_pp"])
     lines = [
         f"# compress: {name}",
         "",
         f"By `benchmarks/compress.py`, which runs `{command}` and then times",
         "the original file and the bundle's `model.onnx` in plain onnxruntime, interleaved.",
         "",
-        f"Machine: {where['cpu']}, {where['cores']} cores, onnxruntime {where['libraries']['onnxruntime']}, CPU provider.",
+        f"Machine: {where['cpu']}, {where['cores']} cores, CPU provider of onnxruntime {runtime}.",
         "",
         "| plain onnxruntime | speed-up | 95 % interval |",
         "|---|---|---|",
@@ -114,8 +115,8 @@ def write(
         "| | |",
         "|---|---|",
         f"| verdict | {manifest['verdict']} |",
-        f"| top-1 lost | {accuracy['drop_pp']:.2f} pp ({low:.2f} to {high:.2f}), "
-        f"{accuracy['images']} held-out images, asked for at most {manifest['max_drop_pp']:g} |",
+        f"| top-1 lost, asked for at most {manifest['max_drop_pp']:g} pp | {accuracy['drop_pp']:.2f} pp ({interval}) |",
+        f"| held-out images | {accuracy['images']} |",
         f"| top-1 | {accuracy['baseline']['top1']:.4f} before, {accuracy['result']['top1']:.4f} after |",
         f"| same answer as the original | {accuracy['agreement']:.1%} |",
         f"| Convs decomposed | {decomposed} of {len(manifest['layers'])} |",

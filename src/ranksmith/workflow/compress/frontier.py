@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ranksmith.data.loader import Batch
 from ranksmith.graph import io
 from ranksmith.measure import accuracy as measures
+from ranksmith.progress import Advance
 from ranksmith.results import PlanEntry, RankPlan
 from ranksmith.runtime.session import open_session
 from ranksmith.search.candidates import Option
@@ -48,7 +49,7 @@ def rank_plan(prepared: Prepared, entries: Entries) -> RankPlan:
     return RankPlan(source_sha256=prepared.source_sha256, layers=[entries[node] for node in order])
 
 
-def logits_of(job: Job, model: bytes, images: ImageSet, what: str) -> tuple[Array, Array | None]:
+def logits_of(job: Job, model: bytes, images: ImageSet, advance: Advance) -> tuple[Array, Array | None]:
     """Logits [N, classes] of a model on a set of images, and the labels of those that could be read.
 
     Accuracy does not depend on the provider that is timed, so the CPU's float32 answers are used.
@@ -64,14 +65,13 @@ def logits_of(job: Job, model: bytes, images: ImageSet, what: str) -> tuple[Arra
         images.recall_skipped(cached["skipped"].tolist(), job.progress.warn)
         return cached["logits"], cached.get("labels")
     session = open_session(model, threads=job.options.threads)
-    with job.progress.stage(what, len(images)) as advance:
 
-        def told() -> Iterator[Batch]:
-            for batch in images.batches(job.progress.warn):
-                yield batch
-                advance(len(batch.indices))
+    def told() -> Iterator[Batch]:
+        for batch in images.batches(job.progress.warn):
+            yield batch
+            advance(len(batch.indices))
 
-        logits, labels = measures.logits(session, told())
+    logits, labels = measures.logits(session, told())
     arrays = {"logits": logits, "skipped": np.asarray(images.skipped, np.str_)}
     if labels is not None:
         arrays["labels"] = labels
@@ -92,12 +92,8 @@ class Judge:
     def answers(self, entries: Entries, images: Sequence[ImageSet]) -> tuple[Array, Array, Array | None]:
         """Logits of the original and of the plan's model on all of `images`, and the labels."""
         plan = tuple(entries[node] for node in sorted(entries))
-        if any((plan, id(part)) not in self._answers for part in images):
-            content = io.to_bytes(build(self._prepared, entries, self._statistics))
-            for part in images:
-                self._run(plan, content, part)
-        for part in images:
-            self._run((), self._prepared.folded_bytes, part)
+        self._run(plan, entries, images)
+        self._run((), {}, images)
         baseline = np.concatenate([self._answers[(), id(part)] for part in images])
         result = np.concatenate([self._answers[plan, id(part)] for part in images])
         labels = [found for part in images if (found := self._labels[id(part)]) is not None]
@@ -107,12 +103,18 @@ class Judge:
         """How the plan does on all of `images`."""
         return judge(*self.answers(entries, images))
 
-    def _run(self, plan: tuple[PlanEntry, ...], content: bytes, images: ImageSet) -> None:
-        if (plan, id(images)) not in self._answers:
-            what = f"a plan of {len(plan)} layers" if plan else "the original"
-            logits, labels = logits_of(self._job, content, images, f"Judging {what} on {images.role} images")
-            self._answers[plan, id(images)] = logits
-            self._labels[id(images)] = labels
+    def _run(self, plan: tuple[PlanEntry, ...], entries: Entries, images: Sequence[ImageSet]) -> None:
+        missing = [part for part in images if (plan, id(part)) not in self._answers]
+        if not missing:
+            return
+        content = self._prepared.folded_bytes
+        if plan:
+            content = io.to_bytes(build(self._prepared, entries, self._statistics))
+        what = f"a plan of {len(plan)} layers" if plan else "the original"
+        title = f"Judging {what} on {missing[0].role} images"
+        with self._job.progress.stage(title, sum(len(part) for part in missing)) as advance:
+            for part in missing:
+                self._answers[plan, id(part)], self._labels[id(part)] = logits_of(self._job, content, part, advance)
 
 
 @dataclass(frozen=True)
