@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from ranksmith.graph import io
 from ranksmith.measure.latency import paired_latency, random_feeds
 from ranksmith.runtime.session import open_session
 from ranksmith.search.allocate import Plan, plans
+from ranksmith.search.candidates import Option
 from ranksmith.search.choose import choose
 from ranksmith.workflow.compress.consider import Considered
 from ranksmith.workflow.compress.frontier import Choices, Frontier, Judge, Tried, build, entries_of
@@ -23,6 +24,8 @@ __all__ = ["select"]
 
 # A layer that takes this much longer in the whole model than the dense one is reverted.
 _SLOWER = 1.05
+# How often the allocation is made again without layers that were slower in the whole model.
+_CORRECTIONS = 3
 
 
 def select(
@@ -34,28 +37,38 @@ def select(
     """The strongest plan that keeps the accuracy promise, on images it was not chosen on.
 
     Plans from mild to strong come from exact allocation; bisection finds the strongest that is probably within
-    budget; what is slower in the whole model is reverted. A choice on few images can be a lucky one, so
-    the plan has to hold on all the held-out images. Where it does not, a part of those joins the images that are
-    chosen on, a milder plan is looked for, and what is left of the held-out images judges it.
+    budget; layers that are slower in the whole model are reverted and the rest is allocated again. A choice on few
+    images can be a lucky one, so the plan has to hold on all the held-out images. Where it does not, a part of
+    those joins the images that are chosen on, a milder plan is looked for, and what is left of the held-out
+    images judges it.
 
     Raises:
         GateError: no held-out images are left, and the last choice did not hold either.
     """
-    sweep = plans(
-        {node: seen.paying for node, seen in considered.items()},
-        objective=job.options.objective,
-        points=job.options.points,
-    )
     judge = Judge(job, prepared, statistics)
+    paying = {node: seen.paying for node, seen in considered.items()}
     chosen_on, held_out = [prepared.selection], list(prepared.holdout)
-    tried: dict[int, Tried] = {}
-    limit = len(sweep)
+    tried: dict[tuple[Option, ...], Tried] = {}
+    reverted: list[str] = []
+    corrections, bound = 0, np.inf
     while True:
-        index, found = _strongest(job, judge, sweep[:limit], chosen_on)
+        sweep = [
+            plan
+            for plan in plans(paying, objective=job.options.objective, points=job.options.points)
+            if plan.damage < bound
+        ]
+        plan, found = _strongest(job, judge, sweep, chosen_on)
         tried |= found
-        chosen: Choices = sweep[index].choices if index is not None else {}
-        kept, dense_ms, result_ms = _without_slower(job, prepared, statistics, chosen)
-        if not kept:
+        kept, dense_ms, result_ms = _without_slower(job, prepared, statistics, plan.choices if plan else {})
+        slower = [node for node in plan.choices if node not in kept] if plan else []
+        reverted += slower
+        if slower and corrections < _CORRECTIONS:
+            # The table was wrong about these: without them, others can be decomposed at the same accuracy.
+            job.progress.note(f"{len(slower)} layers were slower in the whole model: allocating again without them")
+            corrections += 1
+            paying = {node: [] if node in slower else listed for node, listed in paying.items()}
+            continue
+        if plan is None or not kept:
             break
         held = judge(entries_of(kept), held_out)
         if held.drop_pp <= job.options.max_drop_pp:
@@ -66,17 +79,13 @@ def select(
             f"a plan of {len(kept)} layers lost {held.drop_pp:.2f} pp on {len(held.losses)} fresh images: "
             "looking for a milder one"
         )
-        assert index is not None
-        limit = index
+        bound = plan.damage
         chosen_on.append(held_out.pop(0))
-    reverted = [node for node in chosen if node not in kept]
-    listed = [tried[position] for position in sorted(tried)]
-    if kept and reverted:
-        listed.append(Tried(kept, judge(entries_of(kept), chosen_on)))
-    for line in _summary(sweep, kept, reverted):
-        job.progress.note(line)
+    if kept and slower:
+        tried[tuple(kept.values())] = Tried(kept, judge(entries_of(kept), chosen_on))
+    job.progress.note(_summary(sweep, kept))
     return Frontier(
-        tried=listed,
+        tried=list(tried.values()),
         chosen=kept,
         model_ms=_model_ms(job, prepared),
         judge=judge,
@@ -90,8 +99,8 @@ def select(
 
 def _strongest(
     job: Job, judge: Judge, sweep: Sequence[Plan], images: Sequence[ImageSet]
-) -> tuple[int | None, dict[int, Tried]]:
-    """The place in the sweep of the strongest acceptable plan, and every plan that was judged on the way."""
+) -> tuple[Plan | None, dict[tuple[Option, ...], Tried]]:
+    """The strongest acceptable plan of the sweep, and every plan that was judged on the way."""
     found = choose(
         sweep,
         lambda plan: judge(entries_of(plan.choices), images),
@@ -99,8 +108,8 @@ def _strongest(
         confidence=job.options.confidence,
         labelled=job.dataset.labels is not None,
     )
-    tried = {entry.index: Tried(entry.plan.choices, entry.score) for entry in found.evaluated}
-    return (found.chosen.index if found.chosen else None), tried
+    tried = {tuple(entry.plan.choices.values()): Tried(entry.plan.choices, entry.score) for entry in found.evaluated}
+    return (found.chosen.plan if found.chosen else None), tried
 
 
 def _without_slower(
@@ -117,15 +126,12 @@ def _without_slower(
         kept = {node: option for node, option in kept.items() if node not in slower}
 
 
-def _summary(sweep: Sequence[Plan], kept: Choices, reverted: Sequence[str]) -> Iterator[str]:
-    if reverted:
-        yield f"reverted {len(reverted)} layers that were slower in the whole model than before"
+def _summary(sweep: Sequence[Plan], kept: Choices) -> str:
     if not sweep:
-        yield "no layer has a rank that pays on this machine"
-    elif not kept:
-        yield f"none of {len(sweep)} plans keeps the accuracy asked for"
-    else:
-        yield f"chose a plan of {len(kept)} layers out of {len(sweep)} plans"
+        return "no layer has a rank that pays on this machine within the accuracy asked for"
+    if not kept:
+        return f"none of {len(sweep)} plans keeps the accuracy asked for"
+    return f"chose a plan of {len(kept)} layers out of {len(sweep)} plans"
 
 
 def _missed(job: Job, tried: Sequence[Tried], held: Judgement) -> GateError:
