@@ -181,7 +181,7 @@ class Machine:
 
     def use(self, monkeypatch: pytest.MonkeyPatch) -> Machine:
         replace_in_compress(monkeypatch, "paired_latency", self._paired_latency)
-        replace_in_compress(monkeypatch, "node_times", self._node_times)
+        replace_in_compress(monkeypatch, "interleaved_node_times", self._node_times)
         return self
 
     def _paired_latency(self, runners: Sequence[Callable[[], Any]], *, pairs: int, seed: int, **_: Any) -> Array:
@@ -195,8 +195,11 @@ class Machine:
             samples[:, 1] /= self.ratios.get(int(batches[1]), 1.5) * noise
         return np.asarray(samples)
 
-    def _node_times(self, model: bytes, feeds: object, **_: Any) -> dict[str, float]:
-        names = [node.name for node in onnx.load_from_string(model).graph.node if node.op_type == "Conv"]
+    def _node_times(self, models: Sequence[bytes], feeds: object, **_: Any) -> list[dict[str, float]]:
+        return [self._times_in(onnx.load_from_string(model)) for model in models]
+
+    def _times_in(self, model: onnx.ModelProto) -> dict[str, float]:
+        names = [node.name for node in model.graph.node if node.op_type == "Conv"]
         chained = [name for name in names if name.rpartition("/")[2] in ("1of2", "2of2")]
         times = dict.fromkeys(names, 1.0) | dict.fromkeys(chained, 0.25)
         return times | {name: 0.75 for name in chained if name.rpartition("/")[0] in self.slower}
