@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from ranksmith.data.dataset import Dataset
 from ranksmith.data.split import split
-from ranksmith.errors import NodeNotFoundError, UsageError
+from ranksmith.errors import NodeNotFoundError, RankError, UsageError
 from ranksmith.graph import io
 from ranksmith.graph.decompose import replace_conv
 from ranksmith.graph.fold import fold as fold_model
@@ -43,7 +43,11 @@ def apply_plan(model: ir.Model, plan: Mapping[str, PlanEntry], statistics: Stati
             continue
         entry = plan[node]
         factorizer = statistics.factorizer(node, entry.kind, conv_layer(model, node))
-        changes.append(replace_conv(model, node, factorizer.factors(entry.rank)))
+        try:
+            chain = factorizer.factors(entry.rank)
+        except RankError as error:
+            raise RankError(f"{node}: {error.message}", hint=error.hint) from error
+        changes.append(replace_conv(model, node, chain))
     return changes
 
 

@@ -9,6 +9,7 @@ from ranksmith.files import check_output
 from ranksmith.graph import io
 from ranksmith.progress import Progress
 from ranksmith.results import Accuracy, LatencyPair, Manifest, PlanEntry, Speedup
+from ranksmith.runtime.session import open_session
 from ranksmith.workflow.cache import Cache
 from ranksmith.workflow.compress import gate
 from ranksmith.workflow.compress.consider import consider, gather_cached
@@ -54,6 +55,8 @@ def compress(
         progress=progress,
         cache=cache or Cache(),
     )
+    # A provider that is not there, or a model that it cannot run, is told now and not after minutes of work.
+    open_session(source.path, provider=options.provider, threads=options.threads)
     clock = job.clock
     with clock.stage("fold"):
         prepared = prepare(job)
