@@ -16,6 +16,7 @@ from ranksmith.cli.options import (
     OutputOption,
     OverwriteOption,
     PreprocessOption,
+    SeedOption,
     ThreadsOption,
 )
 
@@ -38,6 +39,7 @@ def spectrum(
     images: ImagesOption = None,
     batch: BatchOption = 8,
     threads: ThreadsOption = None,
+    seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -68,6 +70,7 @@ def spectrum(
         inputs.preprocess,
         nodes=node or None,
         limit=images,
+        seed=seed,
         threads=threads or default_threads(),
         batch=batch,
         progress=progress,

@@ -19,6 +19,7 @@ from ranksmith.cli.options import (
     OverwriteOption,
     PreprocessOption,
     ProviderOption,
+    SeedOption,
     ThreadsOption,
 )
 from ranksmith.errors import RankError, UsageError
@@ -60,6 +61,7 @@ def sweep(
     batch: BatchOption = 8,
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
+    seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -97,6 +99,7 @@ def sweep(
         kind=kind,
         threshold=threshold,
         limit=images,
+        seed=seed,
         threads=threads or default_threads(),
         batch=batch,
         provider=provider,

@@ -23,11 +23,13 @@ _FEW_HOLDOUT = 100
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Indices into a dataset, int64, disjoint.
+    """Indices into a dataset, int64, disjoint, each part in the order of the hashes.
+
+    So the first few of a part are a fair sample of it, and sums over a part are the same to the last digit
+    however the files are called.
 
     Attributes:
-        calibration: the images that statistics are taken from, in an order that depends on their content: sums over
-            them are the same to the last digit however the files are called.
+        calibration: the images that statistics are taken from.
         selection: the images that candidates are compared on.
         holdout: the images that the final figures come from, and nothing else does.
         calibration_sha256: of the calibration images' content keys, sorted.
@@ -72,7 +74,7 @@ def split(dataset: Dataset, *, calibration: int, seed: int, calibration_only: bo
     if left_out := len(dataset) - len(order):
         warnings.append(f"{dataset.name}: {left_out} duplicate or unreadable files are left out")
     return Split(
-        calibration=np.asarray([keys[key] for key in order[:count]], np.int64),
+        calibration=_indices(keys, order[:count]),
         selection=_indices(keys, rest[:half]),
         holdout=_indices(keys, rest[half:]),
         calibration_sha256=hashlib.sha256("\n".join(sorted(order[:count])).encode()).hexdigest(),
@@ -88,7 +90,7 @@ def sample(count: int, limit: int | None, seed: int) -> NDArray[np.int64]:
 
 
 def _indices(keys: dict[str, int], part: list[str]) -> NDArray[np.int64]:
-    return np.sort(np.asarray([keys[key] for key in part], np.int64))
+    return np.asarray([keys[key] for key in part], np.int64)
 
 
 def _keys(dataset: Dataset) -> dict[str, int]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from ranksmith.data.dataset import Dataset
+from ranksmith.data.split import sample
 from ranksmith.errors import ModelError, NodeNotFoundError
 from ranksmith.graph.query import conv_infos, conv_layer
 from ranksmith.lowrank.spectra import retained_energy, weight_energy
@@ -32,9 +31,13 @@ def run(
     limit: int | None,
     threads: int,
     progress: Progress,
+    seed: int = 0,
     batch: int = 8,
 ) -> SpectrumReport:
-    """Spectra of `nodes` (None: of every 2-D Conv) of the folded model over the first `limit` images.
+    """Spectra of `nodes` (None: of every 2-D Conv) of the folded model.
+
+    Args:
+        limit: use so many of the images (None: all), drawn by `seed`.
 
     Raises:
         NodeNotFoundError: a node that is not a Conv of the model.
@@ -52,7 +55,7 @@ def run(
         model,
         {node: ["output"] for node in chosen},
         dataset=dataset,
-        indices=np.arange(min(limit or len(dataset), len(dataset))),
+        indices=sample(len(dataset), limit, seed),
         preprocess=preprocess,
         threads=threads,
         batch=image_batch(model, source.path, wanted=batch),

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from ranksmith.convolution import ConvLayer
 from ranksmith.data.dataset import Dataset
 from ranksmith.data.loader import load
+from ranksmith.data.split import sample
 from ranksmith.errors import DataError, RankError
 from ranksmith.graph.decompose import replace_conv
 from ranksmith.graph.expose import expose
@@ -89,6 +90,7 @@ def run(
     limit: int | None,
     threads: int,
     progress: Progress,
+    seed: int = 0,
     provider: str = "cpu",
     batch: int = 8,
 ) -> SweepReport:
@@ -97,7 +99,7 @@ def run(
     Args:
         threshold: magnitudes below this fraction of the largest are raised to it in the clipped
             relative error, mean(|ŷ − y| / max(|y|, threshold · max|y|)).
-        limit: use the first `limit` images (None: all).
+        limit: use so many of the images (None: all), drawn by `seed`.
 
     Raises:
         NodeNotFoundError: no such Conv.
@@ -112,7 +114,7 @@ def run(
             raise RankError(f"rank {rank} of {node} is outside 1..{full}", hint=f"full rank of {kind} is {full}")
     context = conv_context(model, node)
     batch = image_batch(model, source.path, wanted=batch)
-    indices = np.arange(min(limit or len(dataset), len(dataset)))
+    indices = sample(len(dataset), limit, seed)
     statistics = gather(
         model,
         {node: ["output", "input"] if kind_named(kind).needs == "input" else ["output"]},

@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from ranksmith.data.dataset import Dataset
+from ranksmith.data.npz import ArrayDataset
 from ranksmith.progress import Advance, Silent
 from ranksmith.results import Manifest
 from ranksmith.workflow.cache import Cache
@@ -22,6 +23,7 @@ from tests.models import save
 from tests.unit.workflow.scene import (
     CLASSES,
     PREPROCESS,
+    Array,
 )
 
 LABELS = [f"class {number}" for number in range(CLASSES)]
@@ -57,6 +59,18 @@ class Listener(Silent):
     @property
     def gathered(self) -> bool:
         return "Spectra" in self.stages
+
+
+class Counted(ArrayDataset):
+    """Images that remember which of them were looked at."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.seen: list[int] = []
+
+    def read(self, index: int) -> Array:
+        self.seen.append(index)
+        return super().read(index)
 
 
 @dataclass

@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 from ranksmith.bundle import golden
+from ranksmith.bundle.verify import verify_files
 from ranksmith.data import split as splits
 from ranksmith.data.dataset import open_dataset
 from ranksmith.data.npz import ArrayDataset
 from ranksmith.errors import DataError, ModelError
-from tests.integration.compress.desk import Desk, Listener
+from tests.integration.compress.desk import Counted, Desk, Listener
 from tests.models import GraphBuilder, run
 from tests.unit.workflow.scene import (
     CLASSES,
@@ -57,6 +58,20 @@ class TestData:
         inputs, _ = golden.load_golden(desk.bundle / "golden.npz")
         known = {image.tobytes() for image in inputs_of(pictures(30, seed=99))}
         assert all(image.tobytes() in known for image in inputs["image"])
+
+    def test_a_few_of_many_are_a_fair_sample_however_the_files_are_sorted(
+        self, desk: Desk, small_data: ArrayDataset
+    ) -> None:
+        assert small_data.labels is not None
+        by_class = np.argsort(small_data.labels, kind="stable")
+        counted = Counted("sorted", small_data.images[by_class], small_data.labels[by_class])
+        desk.data = counted
+        manifest = desk.compress(calibration=16, selection=32, holdout=32)
+        assert (manifest.data.selection, manifest.data.holdout) == (32, 32)
+        seen = set(counted.seen)
+        assert len(seen) == 80
+        # 80 of the first half would be the chance of a biased draw, not of a fair one.
+        assert 30 <= sum(index < 80 for index in seen) <= 50
 
     def test_unreadable_images_are_skipped_counted_and_warned_about(self, desk: Desk, small_data: ArrayDataset) -> None:
         folder = desk.folder / "data"
@@ -128,6 +143,47 @@ class TestModels:
         np.testing.assert_allclose(
             answers(desk.bundle / "model.onnx", inputs["image"]), outputs["scores"], rtol=1e-4, atol=1e-4
         )
+
+    def test_weights_in_a_file_beside_the_model(
+        self, desk: Desk, small: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, bare: None
+    ) -> None:
+        Machine().use(monkeypatch)
+        path, weights = desk.folder / "model.onnx", desk.folder / "cache" / "weights.bin"
+        copy = onnx.ModelProto()
+        copy.CopyFrom(small)
+        weights.parent.mkdir()
+        onnx.save_model(copy, path, save_as_external_data=True, location="cache/weights.bin", size_threshold=0)
+        manifest = desk.compress()
+        assert manifest.verdict == "faster"
+        # The file of the graph alone says little about what the original takes.
+        assert manifest.source.bytes == path.stat().st_size + weights.stat().st_size
+        assert manifest.cost_before.bytes == manifest.source.bytes
+        verify_files(desk.bundle)
+
+    def test_weights_that_are_listed_as_inputs(
+        self, desk: Desk, small: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, bare: None
+    ) -> None:
+        Machine().use(monkeypatch)
+        desk.model = onnx.ModelProto()
+        desk.model.CopyFrom(small)
+        for tensor in small.graph.initializer:
+            desk.model.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
+        manifest = desk.compress()
+        assert manifest.verdict == "faster"
+        assert [value.name for value in manifest.inputs] == ["image"]
+        assert [value.name for value in onnx.load(desk.bundle / "model.onnx").graph.input] == ["image"]
+
+    def test_inputs_in_half_precision_are_refused_in_one_line(self, desk: Desk) -> None:
+        build = GraphBuilder(dtype=np.float16)
+        x = build.node("Relu", [build.conv(build.input("image", ["N", 3, HW, HW]), "conv", (3, 16))], "relu")
+        x = build.node("Flatten", [build.node("GlobalAveragePool", [x], "pool")], "scores")
+        build.output(x, ["N", 16])
+        desk.model = build.model()
+        with pytest.raises(ModelError, match=r"model\.onnx.*(float16|half)"):
+            desk.compress()
+        assert desk.left() == set()
 
     def test_another_fixed_batch_is_refused(self, desk: Desk) -> None:
         desk.model = network(Net(batch=4))

@@ -71,6 +71,16 @@ class TestKeptOriginal:
         assert any(point.plan for point in manifest.frontier)
         assert {node.name for node in onnx.load(desk.bundle / "model.onnx").graph.node} >= {"block1/conv1"}
 
+    def test_a_gain_that_is_not_clear_is_measured_again_for_longer(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch, bare: None
+    ) -> None:
+        clear = Machine(ratios={1: 1.5, 8: 1.5}).use(monkeypatch)
+        assert desk.compress().verdict == "faster"
+        unclear = Machine(ratios={1: 1.02, 8: 1.02}, noise=0.4).use(monkeypatch)
+        manifest = desk.compress(overwrite=True)
+        assert max(unclear.rounds) > max(clear.rounds)
+        assert (manifest.verdict == "faster") == all(pair.ci95[0] > 1 for pair in manifest.latency)
+
     def test_no_drop_at_all_can_be_promised_on_so_few_images(
         self, desk: Desk, monkeypatch: pytest.MonkeyPatch, bare: None
     ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,25 +13,12 @@ from ranksmith.data.dataset import open_dataset
 from ranksmith.data.npz import ArrayDataset
 from ranksmith.errors import OutputError
 from ranksmith.results import Manifest
-from tests.integration.compress.desk import Desk, Listener
+from tests.integration.compress.desk import Counted, Desk, Listener
 from tests.unit.workflow.scene import (
     CLASSES,
-    Array,
     Machine,
     replace_in_compress,
 )
-
-
-class Counted(ArrayDataset):
-    """Images that remember which of them were looked at."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.seen: list[int] = []
-
-    def read(self, index: int) -> Array:
-        self.seen.append(index)
-        return super().read(index)
 
 
 class TestRepeating:

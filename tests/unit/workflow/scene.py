@@ -171,12 +171,16 @@ class Machine:
     Attributes:
         ratios: by batch size, how many times as fast the second of two models is.
         slower: nodes whose chain takes longer in the whole model than the Conv did.
+        noise: by how much, relatively, one round's ratio strays from another's.
         rounds: how many rounds each measurement had, in order.
     """
 
-    def __init__(self, *, ratios: Mapping[int, float] | None = None, slower: Sequence[str] = ()) -> None:
+    def __init__(
+        self, *, ratios: Mapping[int, float] | None = None, slower: Sequence[str] = (), noise: float = 0.001
+    ) -> None:
         self.ratios = ratios or {}
         self.slower = slower
+        self.noise = noise
         self.rounds: list[int] = []
 
     def use(self, monkeypatch: pytest.MonkeyPatch) -> Machine:
@@ -191,7 +195,7 @@ class Machine:
         samples = drift * (1.0 + batches)
         if len(runners) in (2, 3):
             # The original, the result and perhaps the folded original, which is as fast as the original.
-            noise = 1 + 0.001 * np.random.default_rng(seed + 1).standard_normal(pairs)
+            noise = np.exp(self.noise * np.random.default_rng(seed + 1).standard_normal(pairs))
             samples[:, 1] /= self.ratios.get(int(batches[1]), 1.5) * noise
         return np.asarray(samples)
 

@@ -70,6 +70,12 @@ def test_the_number_of_images_can_be_limited(source: ModelSource) -> None:
     assert spectra_of(source, limit=500, nodes=["stem"]).images == 12
 
 
+def test_a_limited_number_is_drawn_by_the_seed(source: ModelSource) -> None:
+    drawn = [spectra_of(source, limit=3, nodes=["stem"], seed=seed).spectra[0].output for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]
+
+
 def test_a_node_that_is_no_conv_is_answered_with_the_nearest(source: ModelSource) -> None:
     with pytest.raises(NodeNotFoundError, match="no Conv named 'block1/conv7'") as caught:
         spectra_of(source, nodes=["block1/conv7"])

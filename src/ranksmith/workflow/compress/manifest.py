@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ranksmith._version import __version__
+from ranksmith.graph import io
+from ranksmith.graph.external import external_files
 from ranksmith.graph.query import cost, input_infos, output_infos
 from ranksmith.lowrank.spectra import relative_error, weight_energy
 from ranksmith.results import (
@@ -63,7 +65,10 @@ def make_manifest(
     """The manifest (the model's own hash and size still open) and the plans by file name."""
     options = job.options
     points, plans = _points(prepared, frontier, result)
-    source = FileInfo(name=job.source.path.name, sha256=prepared.source_sha256, bytes=job.source.path.stat().st_size)
+    path = job.source.path
+    files = [path, *external_files(io.load(path))]
+    size = sum(file.stat().st_size for file in files)
+    source = FileInfo(name=path.name, sha256=prepared.source_sha256, bytes=size)
     macs, params = cost(prepared.folded)
     manifest = Manifest(
         ranksmith=__version__,
