@@ -103,8 +103,11 @@ def write(
     lines = [
         f"# compress: {name}",
         "",
-        f"By `benchmarks/compress.py`, which runs `{command}` and then times",
-        "the original file and the bundle's `model.onnx` in plain onnxruntime, interleaved.",
+        "By `benchmarks/compress.py`, which runs",
+        "",
+        f"    {command}",
+        "",
+        "and then times the original file and the bundle's `model.onnx` in plain onnxruntime, interleaved.",
         "",
         f"Machine: {where['cpu']}, {where['cores']} cores, CPU provider of onnxruntime {runtime}.",
         "",
