@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+from ranksmith.bundle import golden
 from ranksmith.bundle.verify import verify_files
 from tests.integration.compress.desk import Desk
 from tests.unit.workflow.scene import (
@@ -138,3 +139,15 @@ class TestMeasured:
         for layer in manifest.layers:
             assert layer.baseline_ms is None or layer.baseline_ms > 0
         assert verify_files(tmp_path / "bundle").verdict == manifest.verdict
+
+    def test_another_runtime_can_be_what_is_measured(self, desk: Desk, brief: None, bare: None) -> None:
+        pytest.importorskip("openvino", reason="the extra openvino is not installed")
+        manifest = desk.compress(provider="openvino")
+        assert manifest.provider == "openvino"
+        assert (manifest.verdict == "faster") == all(pair.ci95[0] > 1.0 for pair in manifest.latency)
+        # Its profile does not name the nodes of the model.
+        assert {layer.measured_ms for layer in manifest.layers} == {None}
+        inputs, outputs = golden.load_golden(desk.bundle / "golden.npz")
+        np.testing.assert_allclose(
+            answers(desk.bundle / "model.onnx", inputs["image"]), outputs["scores"], rtol=1e-3, atol=1e-3
+        )
