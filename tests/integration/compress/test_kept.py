@@ -82,6 +82,16 @@ class TestKeptOriginal:
         assert max(unclear.rounds) > max(clear.rounds)
         assert (manifest.verdict == "faster") == all(pair.ci95[0] > 1 for pair in manifest.latency)
 
+    def test_where_there_is_nothing_to_decide_nothing_is_measured_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bare: None
+    ) -> None:
+        model = trained(flat_network())
+        for seed in range(3):
+            Machine(ratios={1: 1.001, 8: 1.001}, noise=0.4).use(monkeypatch)
+            desk = Desk(tmp_path, model, labelled(model, 60))
+            assert desk.compress(seed=seed, overwrite=True).verdict == "kept-original"
+            assert desk.listener.stages.count("Final gate: paired latency") == 1
+
     def test_no_drop_at_all_can_be_promised_on_so_few_images(
         self, desk: Desk, monkeypatch: pytest.MonkeyPatch, bare: None
     ) -> None:

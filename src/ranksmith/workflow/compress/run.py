@@ -94,7 +94,8 @@ def _gate(job: Job, prepared: Prepared, statistics: Statistics, frontier: Fronti
                 batch_cost=gate.batch_cost(job, content),
             )
         job.progress.note("the result is not measurably faster at every batch size: keeping the original")
-    latency, folded = _paired(job, prepared, prepared.folded_bytes)
+    # Nothing hangs on these, so they are not refined.
+    latency, folded = gate.paired(job, prepared.folded_bytes, prepared.folded_bytes)
     return Result(
         verdict="kept-original",
         model=prepared.folded.clone(),
