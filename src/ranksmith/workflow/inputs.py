@@ -61,12 +61,13 @@ def open_inputs(
     if labels is None and data.is_dir() and _is_imagenet(source, data):
         labels = IMAGENET_LABELS
         progress.note("the folders are ImageNet synsets: matched to the 1,000 classes in their usual order")
+    dataset = open_dataset(data, labels=labels, devkit=devkit)
     names = read_labels(labels).lines if labels is not None else source.labels
     return Inputs(
-        dataset=open_dataset(data, labels=labels, devkit=devkit),
+        dataset=dataset,
         calibration=open_dataset(calibration_data, labels=labels, devkit=devkit) if calibration_data else None,
         preprocess=choose_preprocess(source, preprocess, progress=progress),
-        labels=names,
+        labels=names if names is not None else dataset.class_names,
     )
 
 
