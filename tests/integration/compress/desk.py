@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -103,6 +104,10 @@ class Desk:
             progress=self.listener,
             cache=Cache(self.folder / "cache"),
         )
+
+    def forget(self) -> None:
+        """Empty the cache: another machine may answer otherwise."""
+        shutil.rmtree(self.folder / "cache")
 
     def left(self) -> set[str]:
         """What lies beside the model, cache and data."""

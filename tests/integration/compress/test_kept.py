@@ -108,12 +108,14 @@ class TestKeptOriginal:
         assert len(chosen) >= 2
         slow = min(chosen)
         Machine(slower=[slow]).use(monkeypatch)
+        desk.forget()
         manifest = desk.compress(overwrite=True)
         reasons = {layer.node: layer.reason for layer in manifest.layers}
         assert reasons[slow] == "kept-slower"
         assert {node for node, reason in reasons.items() if reason == "decomposed"} == chosen - {slow}
         assert sum(point.chosen for point in manifest.frontier) == 1
         Machine(slower=sorted(chosen)).use(monkeypatch)
+        desk.forget()
         assert desk.compress(overwrite=True).verdict == "kept-original"
 
     def test_a_model_of_any_image_size_is_kept_for_that_reason(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 from ranksmith.measure.latency import random_feeds
+from ranksmith.runtime.machine import fingerprint, machine
 from ranksmith.runtime.profile import interleaved_node_times
 from ranksmith.runtime.session import open_session
+from ranksmith.workflow.cache import key_of
 from ranksmith.workflow.compress.job import Job, Prepared
 
 __all__ = ["layer_times"]
@@ -18,13 +21,23 @@ def layer_times(job: Job, prepared: Prepared, *models: bytes) -> list[dict[str, 
     """Time of each original Conv in each of `models`: its own, or the sum of the chain that replaced it.
 
     The models run in turn, so their times can be compared. Empty where the provider cannot tell: only
-    onnxruntime's CPU profile names the nodes.
+    onnxruntime's CPU profile names the nodes. Cached with the machine, so that a second run decides as the first.
     """
     if job.options.provider != "cpu":
         return [{} for _ in models]
-    threads = job.options.threads
-    feeds = random_feeds(open_session(models[0], threads=threads), job.options.batches[0], job.options.seed)
-    return [_by_conv(prepared, times) for times in interleaved_node_times(models, feeds, threads=threads, runs=_RUNS)]
+    threads, batch = job.options.threads, job.options.batches[0]
+    key = key_of(
+        "profile",
+        machine=fingerprint(machine(), job.options.provider, threads),
+        batch=batch,
+        models=[hashlib.sha256(model).hexdigest() for model in models],
+    )
+    found = job.cache.json(key)
+    if found is None:
+        feeds = random_feeds(open_session(models[0], threads=threads), batch, job.options.seed)
+        found = interleaved_node_times(models, feeds, threads=threads, runs=_RUNS)
+        job.cache.put_json(key, found)
+    return [_by_conv(prepared, times) for times in found]
 
 
 def _by_conv(prepared: Prepared, times: Mapping[str, float]) -> dict[str, float]:

@@ -39,8 +39,8 @@ def select(
     Plans from mild to strong come from exact allocation; bisection finds the strongest that is probably within
     budget; layers that are slower in the whole model are reverted and the rest is allocated again. A choice on few
     images can be a lucky one, so the plan has to hold on all the held-out images. Where it does not, a part of
-    those joins the images that are chosen on, a milder plan is looked for, and what is left of the held-out
-    images judges it.
+    those joins the images that are chosen on, a plan of at most half the damage is looked for, and what is left of
+    the held-out images judges it.
 
     Raises:
         GateError: no held-out images are left, and the last choice did not hold either.
@@ -55,7 +55,7 @@ def select(
         sweep = [
             plan
             for plan in plans(paying, objective=job.options.objective, points=job.options.points)
-            if plan.damage < bound
+            if plan.damage <= bound
         ]
         plan, found = _strongest(job, judge, sweep, chosen_on)
         tried |= found
@@ -79,7 +79,8 @@ def select(
             f"a plan of {len(kept)} layers lost {held.drop_pp:.2f} pp on {len(held.losses)} fresh images: "
             "looking for a milder one"
         )
-        bound = plan.damage
+        # Half the damage, not merely less: what is left of the held-out images is too little to try plan after plan.
+        bound = plan.damage / 2
         chosen_on.append(held_out.pop(0))
     if kept and slower:
         tried[tuple(kept.values())] = Tried(kept, judge(entries_of(kept), chosen_on))
