@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,8 @@ from ranksmith.runtime.session import Feeds, default_threads
 
 __all__ = ["interleaved_node_times", "node_times"]
 
-_WARMUP = 2
+_WARMUP, _WARMUP_S = 2, 0.2
+"""Runs and seconds before what counts: NumPy's threads, for one, spin for tens of milliseconds after a product."""
 _BLOCKED = re.compile(r"_nchwc(_token_\d+)?$")
 _MELTING = {
     "Add",
@@ -67,9 +69,12 @@ def interleaved_node_times(
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / f"profile-{index}")
             sessions.append(OrtSession.open(model, provider="cpu", threads=threads, options=options))
-        for _ in range(_WARMUP + runs):
+        settled = time.perf_counter() + _WARMUP_S
+        counted = -_WARMUP
+        while counted < runs:
             for session in sessions:
                 session.run(feeds)
+            counted += 1 if counted >= 0 or time.perf_counter() > settled else 0
         return [
             _medians(json.loads(session.end_profiling().read_text(encoding="utf-8")), _Original(model), runs)
             for session, model in zip(sessions, models, strict=True)

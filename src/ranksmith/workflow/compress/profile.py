@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-from ranksmith.measure.latency import random_feeds
+import numpy as np
+
+from ranksmith.measure.latency import paired_latency, random_feeds
 from ranksmith.runtime.machine import fingerprint, machine
 from ranksmith.runtime.profile import interleaved_node_times
 from ranksmith.runtime.session import open_session
@@ -14,7 +16,7 @@ from ranksmith.workflow.compress.job import Job, Prepared
 
 __all__ = ["layer_times"]
 
-_RUNS = 21
+_BUDGET_MS, _FEWEST_RUNS, _MOST_RUNS = 600.0, 21, 300
 
 
 def layer_times(job: Job, prepared: Prepared, *models: bytes) -> list[dict[str, float]]:
@@ -34,8 +36,12 @@ def layer_times(job: Job, prepared: Prepared, *models: bytes) -> list[dict[str, 
     )
     found = job.cache.json(key)
     if found is None:
-        feeds = random_feeds(open_session(models[0], threads=threads), batch, job.options.seed)
-        found = interleaved_node_times(models, feeds, threads=threads, runs=_RUNS)
+        session = open_session(models[0], threads=threads)
+        feeds = random_feeds(session, batch, job.options.seed)
+        # The nodes of a small model take microseconds, so it takes many runs to tell them apart.
+        run_ms = float(paired_latency([lambda: session.run(feeds)], pairs=3, seed=job.options.seed).min())
+        runs = int(np.clip(_BUDGET_MS / run_ms, _FEWEST_RUNS, _MOST_RUNS))
+        found = interleaved_node_times(models, feeds, threads=threads, runs=runs)
         job.cache.put_json(key, found)
     return [_by_conv(prepared, times) for times in found]
 
