@@ -57,7 +57,7 @@ def logits_of(job: Job, model: bytes, images: ImageSet, advance: Advance) -> tup
     key = key_of(
         "logits",
         model=hashlib.sha256(model).hexdigest(),
-        images=[images.dataset.key(int(index)) for index in images.indices],
+        images=images.keys,
         preprocess=str(images.preprocess),
     )
     cached = job.cache.arrays(key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -84,6 +85,11 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The content key of each image; kept, because making them reads every file."""
+        return [self.dataset.key(int(index)) for index in self.indices]
 
     def batches(self, warn: Callable[[str], None] | None = None) -> Iterator[Batch]:
         """The images, in order; `warn` is told once of each that cannot be read."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import onnx_ir as ir
 
@@ -28,7 +29,7 @@ from ranksmith.results import (
 )
 from ranksmith.runtime.machine import machine
 from ranksmith.workflow.compress.consider import Considered
-from ranksmith.workflow.compress.frontier import Frontier, entries_of, rank_plan
+from ranksmith.workflow.compress.frontier import Choices, Frontier, entries_of, rank_plan
 from ranksmith.workflow.compress.job import Job, Prepared
 from ranksmith.workflow.compress.records import layer_records
 from ranksmith.workflow.statistics import Statistics
@@ -41,12 +42,12 @@ class Result:
     """What the gate let through.
 
     Attributes:
-        verdict: "faster" or "kept-original".
+        verdict: whether `model` is the chosen plan's or the folded original.
         model: what the bundle will hold.
         folded: the folded original against the original file, at the first batch size.
     """
 
-    verdict: str
+    verdict: Literal["faster", "kept-original"]
     model: ir.Model
     accuracy: Accuracy
     latency: list[LatencyPair]
@@ -64,18 +65,17 @@ def make_manifest(
 ) -> tuple[Manifest, dict[str, RankPlan]]:
     """The manifest (the model's own hash and size still open) and the plans by file name."""
     options = job.options
-    points, plans = _points(prepared, frontier, result)
     path = job.source.path
-    files = [path, *external_files(io.load(path))]
-    size = sum(file.stat().st_size for file in files)
-    source = FileInfo(name=path.name, sha256=prepared.source_sha256, bytes=size)
+    size = sum(file.stat().st_size for file in [path, *external_files(io.load(path))])
     macs, params = cost(prepared.folded)
+    before = Cost(macs=macs, params=params, bytes=size)
+    points, plans = _points(prepared, frontier, result, before)
     manifest = Manifest(
         ranksmith=__version__,
         command=options.command,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        verdict="faster" if result.verdict == "faster" else "kept-original",
-        source=source,
+        verdict=result.verdict,
+        source=FileInfo(name=path.name, sha256=prepared.source_sha256, bytes=size),
         model=FileInfo(name="model.onnx", sha256="", bytes=0),
         inputs=input_infos(result.model),
         outputs=output_infos(result.model),
@@ -91,8 +91,8 @@ def make_manifest(
         data=_data_use(job, prepared, frontier),
         accuracy=result.accuracy,
         latency=result.latency,
-        cost_before=Cost(macs=macs, params=params, bytes=source.bytes),
-        cost_after=_cost_after(prepared, frontier, result, macs),
+        cost_before=before,
+        cost_after=_cost_after(frontier, result, before),
         layers=layer_records(
             prepared,
             considered,
@@ -112,22 +112,29 @@ def make_manifest(
     return manifest, plans
 
 
-def _cost_after(prepared: Prepared, frontier: Frontier, result: Result, macs: int | None) -> Cost:
+def _cost_after(frontier: Frontier, result: Result, before: Cost) -> Cost:
     _, params = cost(result.model)
-    if macs is not None and result.verdict == "faster":
-        macs -= sum(option.dense_macs - option.macs for option in frontier.chosen.values())
+    macs = _macs_of(frontier.chosen, before) if result.verdict == "faster" else before.macs
     return Cost(macs=macs, params=params, bytes=0)
 
 
-def _points(prepared: Prepared, frontier: Frontier, result: Result) -> tuple[list[FrontierPoint], dict[str, RankPlan]]:
-    macs, params = cost(prepared.folded)
+def _macs_of(choices: Choices, before: Cost) -> int | None:
+    """Multiply-adds with these choices made; None where those of the original are unknown."""
+    if before.macs is None:
+        return None
+    return before.macs - sum(option.dense_macs - option.macs for option in choices.values())
+
+
+def _points(
+    prepared: Prepared, frontier: Frontier, result: Result, before: Cost
+) -> tuple[list[FrontierPoint], dict[str, RankPlan]]:
     faster = result.verdict == "faster"
     points = [
         FrontierPoint(
             name=name,
             plan=None,
-            macs=macs,
-            params=params,
+            macs=before.macs,
+            params=before.params,
             speedup=speedup.ratio if speedup else 1.0,
             speedup_ci95=speedup.ci95 if speedup else None,
             selection_drop_pp=0.0,
@@ -142,14 +149,13 @@ def _points(prepared: Prepared, frontier: Frontier, result: Result) -> tuple[lis
         chosen = faster and tried.choices == frontier.chosen
         name = f"plan-{number:02d}.json"
         plans[name] = rank_plan(prepared, entries_of(tried.choices))
-        saved_macs = sum(option.dense_macs - option.macs for option in tried.choices.values())
         saved_params = sum(option.dense_params - option.params for option in tried.choices.values())
         points.append(
             FrontierPoint(
                 name=f"plan {number}",
                 plan=name,
-                macs=None if macs is None else macs - saved_macs,
-                params=params - saved_params,
+                macs=_macs_of(tried.choices, before),
+                params=before.params - saved_params,
                 speedup=result.latency[0].ratio if chosen else frontier.speedup(tried.choices),
                 speedup_ci95=result.latency[0].ci95 if chosen else None,
                 selection_drop_pp=tried.judgement.drop_pp,

@@ -51,12 +51,8 @@ def select(
     tried: dict[tuple[Option, ...], Tried] = {}
     reverted: list[str] = []
     corrections, bound = 0, np.inf
+    sweep = _sweep(job, paying)
     while True:
-        sweep = [
-            plan
-            for plan in plans(paying, objective=job.options.objective, points=job.options.points)
-            if plan.damage <= bound
-        ]
         plan, found = _strongest(job, judge, sweep, chosen_on)
         tried |= found
         kept, dense_ms, result_ms = _without_slower(job, prepared, statistics, plan.choices if plan else {})
@@ -67,6 +63,7 @@ def select(
             job.progress.note(f"{len(slower)} layers were slower in the whole model: allocating again without them")
             corrections += 1
             paying = {node: [] if node in slower else listed for node, listed in paying.items()}
+            sweep = [plan for plan in _sweep(job, paying) if plan.damage <= bound]
             continue
         if plan is None or not kept:
             break
@@ -81,6 +78,7 @@ def select(
         )
         # Half the damage, not merely less: what is left of the held-out images is too little to try plan after plan.
         bound = plan.damage / 2
+        sweep = [milder for milder in sweep if milder.damage <= bound]
         chosen_on.append(held_out.pop(0))
     if kept and slower:
         tried[tuple(kept.values())] = Tried(kept, judge(entries_of(kept), chosen_on))
@@ -96,6 +94,10 @@ def select(
         dense_ms=dense_ms,
         result_ms=result_ms,
     )
+
+
+def _sweep(job: Job, paying: Mapping[str, list[Option]]) -> list[Plan]:
+    return plans(paying, objective=job.options.objective, points=job.options.points)
 
 
 def _strongest(
@@ -119,6 +121,9 @@ def _without_slower(
     """The choices without those that are slower in the whole model; the layers' times in the original and there."""
     kept = chosen
     while True:
+        if not kept:
+            [dense_ms] = layer_times(job, prepared, prepared.folded_bytes)
+            return kept, dense_ms, {}
         content = io.to_bytes(build(prepared, entries_of(kept), statistics))
         dense_ms, result_ms = layer_times(job, prepared, prepared.folded_bytes, content)
         slower = {node for node in kept if result_ms.get(node, 0.0) > _SLOWER * dense_ms.get(node, np.inf)}

@@ -17,7 +17,6 @@ import numpy as np
 from ranksmith.convolution import ConvLayer
 from ranksmith.graph.context import context_model
 from ranksmith.graph.query import ConvContext
-from ranksmith.measure.bootstrap import paired_ratio_ci95
 from ranksmith.measure.latency import paired_latency, random_feeds
 from ranksmith.runtime.machine import fingerprint, machine
 from ranksmith.runtime.session import Session, open_session
@@ -27,8 +26,6 @@ from ranksmith.workflow.compress.job import Job
 __all__ = ["Timing", "time_chains"]
 
 _ROUNDS, _BURST_MS = 21, 3.0
-# One measurement holds this many sessions at most, so that memory stays bounded on wide layers.
-_AT_ONCE = 24
 
 
 @dataclass(frozen=True)
@@ -38,12 +35,10 @@ class Timing:
     Attributes:
         dense_ms: median of the dense layer.
         ratio: median of the paired ratios dense / option; above 1 the option is faster.
-        low: low end of the ratio's 95 % interval.
     """
 
     dense_ms: float
     ratio: float
-    low: float
 
 
 Chain = tuple[ConvLayer, ...]
@@ -80,21 +75,17 @@ def time_chains(
 
 def _measure(
     job: Job, layer: ConvLayer, context: ConvContext, chains: Mapping[str, Chain]
-) -> dict[str, tuple[float, float, float]]:
+) -> dict[str, tuple[float, float]]:
     options = job.options
-    names = list(chains)
-    row: dict[str, tuple[float, float, float]] = {}
-    for start in range(0, len(names), _AT_ONCE):
-        chosen = names[start : start + _AT_ONCE]
-        sessions = [_session(job, chain, context) for chain in [(layer,), *(chains[name] for name in chosen)]]
-        feeds = random_feeds(sessions[0], options.batches[0], options.seed)
-        runners = [partial(session.run, feeds) for session in sessions]
-        samples = paired_latency(runners, pairs=_ROUNDS, seed=options.seed, min_time_ms=_BURST_MS)
-        dense_ms = float(np.median(samples[:, 0]))
-        for column, name in enumerate(chosen, start=1):
-            speedup = paired_ratio_ci95(samples[:, 0], samples[:, column], options.seed)
-            row[name] = (dense_ms, speedup.ratio, speedup.ci95[0])
-    return row
+    sessions = [_session(job, chain, context) for chain in [(layer,), *chains.values()]]
+    feeds = random_feeds(sessions[0], options.batches[0], options.seed)
+    runners = [partial(session.run, feeds) for session in sessions]
+    samples = paired_latency(runners, pairs=_ROUNDS, seed=options.seed, min_time_ms=_BURST_MS)
+    dense_ms = float(np.median(samples[:, 0]))
+    return {
+        name: (dense_ms, float(np.median(samples[:, 0] / samples[:, column])))
+        for column, name in enumerate(chains, start=1)
+    }
 
 
 def _session(job: Job, chain: Sequence[ConvLayer], context: ConvContext) -> Session:
