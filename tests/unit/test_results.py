@@ -15,7 +15,13 @@ names = st.text(max_size=20)
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.lists(st.builds(PlanEntry, node=names, kind=names, rank=st.integers(1, 4096)), max_size=4))
+@given(
+    st.lists(
+        st.builds(PlanEntry, node=names, kind=names, rank=st.integers(1, 4096))
+        | st.builds(PlanEntry, node=names, precision=st.sampled_from(["fp32", "int8", None])),
+        max_size=4,
+    )
+)
 def test_a_result_survives_its_json(layers: list[PlanEntry]) -> None:
     plan = RankPlan(source_sha256="00", layers=layers)
     assert from_json(to_json(plan), RankPlan) == plan
@@ -26,6 +32,10 @@ def test_the_schema_is_part_of_the_document() -> None:
         "schema": "ranksmith.plan/1",
         "source_sha256": None,
         "layers": [],
+        "precision": "fp32",
+        "ranges": None,
+        "calibration": None,
+        "seed": None,
     }
 
 
@@ -35,7 +45,21 @@ def test_what_json_cannot_say_becomes_null(value: float) -> None:
     assert json.loads(text, parse_constant=pytest.fail) == {"ratio": None, "ci95": [1.0, None]}
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"layers": 1}', '{"layers": [{"node": "a"}]}', "[]"])
+def test_a_plan_of_the_first_version_still_parses() -> None:
+    text = '{"schema": "ranksmith.plan/1", "layers": [{"node": "a", "kind": "output-pca", "rank": 8}]}'
+    plan = from_json(text, RankPlan)
+    assert plan.precision == "fp32"
+    assert plan.layers == [PlanEntry(node="a", kind="output-pca", rank=8)]
+
+
+def test_a_kind_and_its_rank_go_together() -> None:
+    with pytest.raises(ValueError, match="a: kind and rank go together"):
+        PlanEntry(node="a", kind="output-pca")
+    with pytest.raises(msgspec.ValidationError, match="a: kind and rank go together"):
+        from_json('{"layers": [{"node": "a", "rank": 8}]}', RankPlan)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"layers": 1}', '{"layers": [{"kind": "a"}]}', "[]"])
 def test_a_document_that_does_not_fit_is_refused(text: str) -> None:
     with pytest.raises(msgspec.DecodeError):
         from_json(text, RankPlan)

@@ -32,16 +32,16 @@ def load_folded(source: ModelSource) -> tuple[ir.Model, PassReport]:
 
 
 def apply_plan(model: ir.Model, plan: Mapping[str, PlanEntry], statistics: Statistics) -> list[Change]:
-    """Replace the planned Convs of `model`, in place, in graph order."""
+    """Replace the planned Convs of `model`, in place, in graph order; those without a kind keep their shape."""
     order = [info.node for info in conv_infos(model)]
     for node in plan:
         if node not in order:
             raise NodeNotFoundError(node, order)
     changes = []
     for node in order:
-        if node not in plan:
+        entry = plan.get(node)
+        if entry is None or entry.kind is None or entry.rank is None:
             continue
-        entry = plan[node]
         factorizer = statistics.factorizer(node, entry.kind, conv_layer(model, node))
         try:
             chain = factorizer.factors(entry.rank)
@@ -90,13 +90,13 @@ def decompose(
     for node, entry in entries.items():
         if node not in known:
             raise NodeNotFoundError(node, known)
-        need = kind_named(entry.kind).needs
+        need = None if entry.kind is None else kind_named(entry.kind).needs
         if need is not None:
             needs[node] = [need]
     statistics = Statistics()
     if needs:
         if dataset is None or preprocess is None:
-            kind = next(entry.kind for entry in plan.layers if KINDS[entry.kind].needs)
+            kind = next(entry.kind for entry in plan.layers if entry.kind is not None and KINDS[entry.kind].needs)
             raise UsageError(f"{kind} needs calibration images", hint="pass --data, or --kind weight-svd")
         chosen = split(dataset, calibration=calibration, seed=seed, calibration_only=True)
         statistics = gather(
