@@ -1,20 +1,22 @@
 """Factor a Conv: the kinds by name, and one entry for all of them, grouped or not.
 
-For one rank call `factors`. For many ranks of a layer make a `Factorizer` and keep it: the
-eigendecomposition, which is what costs, is made once.
+For one rank call `factors`. For many ranks of a layer make a `Factorizer` and keep it: the eigendecompositions
+are made once. Ask for the errors of many ranks in one call: one factorisation then serves them all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranksmith.convolution import ConvLayer
 from ranksmith.errors import RankError, UsageError
-from ranksmith.lowrank.kinds.base import Analysis, Kind
+from ranksmith.lowrank.kinds.base import Analysis, Kind, Source
 from ranksmith.lowrank.kinds.grouped import join_chains, join_projections, output_moments, split_layer
 from ranksmith.lowrank.kinds.input_side import INPUT_SIDE
 from ranksmith.lowrank.kinds.output_pca import OUTPUT_PCA
@@ -22,6 +24,7 @@ from ranksmith.lowrank.kinds.spatial import SPATIAL_HORIZONTAL, SPATIAL_VERTICAL
 from ranksmith.lowrank.kinds.tucker2 import TUCKER2
 from ranksmith.lowrank.kinds.weight_svd import WEIGHT_SVD
 from ranksmith.lowrank.statistics import InputStatistics, Moments, OutputStatistics
+from ranksmith.lowrank.weighting import weightings
 
 __all__ = ["KINDS", "Factorizer", "Statistics", "factors", "full_rank", "kind_named", "output_projection"]
 
@@ -43,11 +46,14 @@ class Factorizer:
         statistics: of the layer's output or input, as the kind needs. Weight SVD takes output statistics
             if given, only to predict its error; without statistics the errors of weight SVD and
             tucker2 are those for white inputs.
+        weighting: G [O, O], symmetric: the data-aware kinds minimise E (y − ŷ)ᵀG(y − ŷ). Of a grouped layer's
+            the diagonal blocks are used. None: G = I.
     """
 
     layer: ConvLayer
     kind: str
     statistics: Statistics | None = None
+    weighting: NDArray[np.floating[Any]] | None = None
 
     @property
     def full_rank(self) -> int:
@@ -64,17 +70,26 @@ class Factorizer:
         self._check(rank)
         return join_chains([part.factors(rank) for part in self._analyses])
 
-    def error(self, rank: int) -> float:
-        """Predicted relative L2 error of the layer, ‖ŷ − y‖ / ‖y − ȳ‖ over the data, without building the chain.
+    def errors(self, ranks: Sequence[int]) -> Float64:
+        """Predicted relative L2 errors of the layer, ‖ŷ − y‖ / ‖y − ȳ‖ over the data, without building the chains.
+
+        They are in the plain metric, G = I, whatever the weighting that the factors were made for.
 
         Raises:
             RankError: a rank outside 1..full.
             UsageError: no such kind, or not the statistics it needs.
         """
-        self._check(rank)
+        for rank in ranks:
+            self._check(rank)
+        if not len(ranks):
+            return np.zeros(0)
         energy = sum(part.energy for part in self._analyses)
-        squared = sum(part.squared_error(rank) for part in self._analyses)
-        return float(np.sqrt(squared / energy)) if energy > 0 else 0.0
+        squared = np.sum([part.squared_errors(ranks) for part in self._analyses], axis=0)
+        return np.asarray(np.sqrt(squared / energy) if energy > 0 else np.zeros(len(ranks)))
+
+    def error(self, rank: int) -> float:
+        """`errors` of one rank."""
+        return float(self.errors([rank])[0])
 
     def projection(self, rank: int) -> tuple[Float64, Float64] | None:
         """(P [O, O], offset [O]) with ŷ = P·y + offset, or None for a kind that is no projection of the output.
@@ -99,9 +114,10 @@ class Factorizer:
 
     @cached_property
     def _analyses(self) -> list[Analysis]:
-        kind = kind_named(self.kind)
-        moments = _group_moments(kind, self.layer, self.statistics)
-        return [kind.analyse(part, own) for part, own in zip(split_layer(self.layer), moments, strict=True)]
+        kind, layer = kind_named(self.kind), self.layer
+        sources = _group_sources(kind, layer, self.statistics)
+        metrics = weightings(self.weighting, layer.out_channels, layer.group)
+        return [kind.analyse(*each) for each in zip(split_layer(layer), sources, metrics, strict=True)]
 
 
 def factors(layer: ConvLayer, kind: str, rank: int, statistics: Statistics | None = None) -> tuple[ConvLayer, ...]:
@@ -136,7 +152,7 @@ def kind_named(name: str) -> Kind:
     return KINDS[name]
 
 
-def _group_moments(kind: Kind, layer: ConvLayer, statistics: Statistics | None) -> list[Moments] | list[None]:
+def _group_sources(kind: Kind, layer: ConvLayer, statistics: Statistics | None) -> Sequence[Source | None]:
     if statistics is None:
         if not kind.optional:
             raise UsageError(
@@ -147,5 +163,9 @@ def _group_moments(kind: Kind, layer: ConvLayer, statistics: Statistics | None) 
     if given != (kind.needs or "output"):
         raise UsageError(f"{kind.name} takes statistics of the layer's {kind.needs or 'output'}, not of its {given}")
     if isinstance(statistics, InputStatistics):
-        return [statistics.moments(group) for group in range(layer.group)]
-    return output_moments(statistics.moments(), layer.group)
+        return [partial(statistics.moments, group) for group in range(layer.group)]
+    return [_given(part) for part in output_moments(statistics.moments(), layer.group)]
+
+
+def _given(moments: Moments) -> Source:
+    return lambda: moments

@@ -121,7 +121,10 @@ class _Streaming:
         if not self.count:
             raise ValueError("these statistics have seen no activations")
         mean = self._sum[group] / self.count
-        covariance = self._gram[group] / self.count - np.outer(mean, mean)
+        covariance = self._gram[group] / self.count
+        # Row by row: at 4608 columns the outer product alone would take 170 MB.
+        for row, value in zip(covariance, mean, strict=True):
+            row -= value * mean
         return Moments(mean + self._shift[group], covariance, self.count)
 
 

@@ -11,12 +11,26 @@ from numpy.typing import NDArray
 
 from ranksmith.convolution import ConvLayer
 from ranksmith.lowrank.statistics import Moments
+from ranksmith.lowrank.weighting import Weighting
 
-__all__ = ["Analysis", "Float64", "Kind", "Projection", "Shape4", "identity_moments", "make_chain", "weight_matrix"]
+__all__ = [
+    "Analysis",
+    "Float64",
+    "Kind",
+    "Projection",
+    "Shape4",
+    "Source",
+    "identity_moments",
+    "make_chain",
+    "own_bias",
+    "weight_matrix",
+]
 
 Float64 = NDArray[np.float64]
 Projection = tuple[Float64, Float64]
 Shape4 = tuple[int, int, int, int]
+Source = Callable[[], Moments]
+"""Moments, made when they are asked for: an analysis that kept them would hold a d × d matrix for each kind."""
 
 
 class Analysis(Protocol):
@@ -31,8 +45,8 @@ class Analysis(Protocol):
         """The chain at `rank`, first to last."""
         ...
 
-    def squared_error(self, rank: int) -> float:
-        """E‖ŷ − y‖² at `rank`, without building the chain."""
+    def squared_errors(self, ranks: Sequence[int]) -> Float64:
+        """E‖ŷ − y‖² at each rank, without building the chains."""
         ...
 
     def projection(self, rank: int) -> Projection | None:
@@ -51,7 +65,7 @@ class Kind:
         description: one line for users.
         full_rank: the rank at which a layer of one group is reproduced exactly.
         shapes: weight shapes of the factors of a layer of one group at a rank.
-        analyse: the analysis of a layer of one group.
+        analyse: the analysis of a layer of one group, from its moments and the weighting of its outputs.
     """
 
     name: str
@@ -60,12 +74,17 @@ class Kind:
     description: str
     full_rank: Callable[[ConvLayer], int]
     shapes: Callable[[ConvLayer, int], tuple[Shape4, ...]]
-    analyse: Callable[[ConvLayer, Moments | None], Analysis]
+    analyse: Callable[[ConvLayer, Source | None, Weighting], Analysis]
 
 
 def weight_matrix(layer: ConvLayer) -> Float64:
     """The weight of a layer of one group as [O, I·kh·kw], float64."""
     return np.asarray(layer.weight, np.float64).reshape(layer.out_channels, -1)
+
+
+def own_bias(layer: ConvLayer) -> Float64:
+    """The layer's bias, float64; zeros where it has none."""
+    return np.zeros(layer.out_channels) if layer.bias is None else np.asarray(layer.bias, np.float64)
 
 
 def identity_moments(size: int) -> Moments:

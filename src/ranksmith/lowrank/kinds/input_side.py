@@ -5,7 +5,8 @@ Formulas in `shared` with s = input channel and k = (kernel row, kernel column).
 
 from __future__ import annotations
 
-from ranksmith.lowrank.kinds.pair import IndexSplit, pair_kind
+from ranksmith.lowrank.kinds.index import IndexSplit
+from ranksmith.lowrank.kinds.pair import pair_kind
 
 __all__ = ["INPUT_SIDE", "INPUT_SPLIT"]
 

@@ -1,4 +1,4 @@
-"""Output PCA with mean correction: the principal directions of the Conv's output over the data.
+"""Output PCA with mean correction: the principal directions of the Conv's output over the data, in a metric.
 
 Formulas in `projection`. One eigendecomposition of an O × O covariance gives every rank and its exact error.
 """
@@ -6,17 +6,20 @@ Formulas in `projection`. One eigendecomposition of an O × O covariance gives e
 from __future__ import annotations
 
 from ranksmith.convolution import ConvLayer
-from ranksmith.lowrank.kinds.base import Kind, weight_matrix
+from ranksmith.lowrank.kinds.base import Kind, Source, weight_matrix
 from ranksmith.lowrank.kinds.projection import ProjectionAnalysis, full_rank, output_basis, shapes
-from ranksmith.lowrank.statistics import Moments
+from ranksmith.lowrank.weighting import Weighting
 
 __all__ = ["OUTPUT_PCA"]
 
 
-def _analyse(layer: ConvLayer, moments: Moments | None) -> ProjectionAnalysis:
-    assert moments is not None
-    basis, _ = output_basis(weight_matrix(layer), moments.covariance)
-    return ProjectionAnalysis(layer, basis, moments.mean, moments, corrects_mean=True)
+def _analyse(layer: ConvLayer, source: Source | None, weighting: Weighting) -> ProjectionAnalysis:
+    assert source is not None
+    moments, root = source(), weighting.root
+    basis = output_basis(root @ weight_matrix(layer), root @ moments.covariance @ root)
+    return ProjectionAnalysis(
+        layer, weighting.inverse @ basis, basis.T @ root, moments.mean, moments, corrects_mean=True
+    )
 
 
 OUTPUT_PCA = Kind(

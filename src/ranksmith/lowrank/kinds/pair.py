@@ -10,52 +10,19 @@ channels than the second factor has rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from ranksmith.convolution import ConvLayer
-from ranksmith.lowrank.kinds.base import Kind, Shape4, identity_moments, make_chain, weight_matrix
+from ranksmith.lowrank.kinds.base import Float64, Kind, Source, make_chain, own_bias
+from ranksmith.lowrank.kinds.index import IndexSplit
 from ranksmith.lowrank.kinds.shared import SharedSplit, split_columns
-from ranksmith.lowrank.statistics import Moments
+from ranksmith.lowrank.weighting import Weighting
 
-__all__ = ["IndexSplit", "PairAnalysis", "pair_kind"]
-
-
-@dataclass(frozen=True)
-class IndexSplit:
-    """Which axes of (channel, kernel row, kernel column) come first, and how many of them A acts on."""
-
-    order: tuple[int, int, int]
-    shared: int
-
-    def sizes(self, layer: ConvLayer) -> tuple[int, int]:
-        """(|s|, |k|)"""
-        dims = layer.weight.shape[1:]
-        return (
-            int(np.prod([dims[axis] for axis in self.order[: self.shared]])),
-            int(np.prod([dims[axis] for axis in self.order[self.shared :]])),
-        )
-
-    def full_rank(self, layer: ConvLayer) -> int:
-        size, rest = self.sizes(layer)
-        return min(size, layer.out_channels * rest)
-
-    def shapes(self, layer: ConvLayer, rank: int) -> tuple[Shape4, ...]:
-        """Kernel axes in s belong to A, the others to B."""
-        (kh, kw), on_first = layer.kernel, self.order[: self.shared]
-        first_kh, first_kw = (kh if 1 in on_first else 1), (kw if 2 in on_first else 1)
-        return (
-            (rank, layer.in_channels, first_kh, first_kw),
-            (layer.out_channels, rank, kh // first_kh, kw // first_kw),
-        )
-
-    def analyse(self, layer: ConvLayer, moments: Moments | None) -> SharedSplit:
-        """The split of a layer of one group; without moments, for white inputs."""
-        if moments is None:
-            moments = identity_moments(weight_matrix(layer).shape[1])
-        return split_columns(np.asarray(layer.weight, np.float64), moments, self.order, self.shared)
+__all__ = ["PairAnalysis", "pair_kind"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,25 +38,27 @@ class PairAnalysis:
         return float(np.trace(self.split.output))
 
     def factors(self, rank: int) -> tuple[ConvLayer, ...]:
-        solution = self.split.solve(rank)
-        own = np.zeros(self.layer.out_channels) if self.layer.bias is None else np.asarray(self.layer.bias, np.float64)
-        first, second = self.index.shapes(self.layer, rank)
+        split, size = self.split, rank * self.split.rest
+        second = split.system(rank).solve(size)
+        first_shape, second_shape = self.index.shapes(self.layer, rank)
         # s runs as (channel, axis of A) and k as the rest in order, so both reshape straight to their kernels.
         return make_chain(
             self.layer,
-            (solution.first.reshape(first), solution.second.reshape(second)),
-            self.split.bias(own, solution.second),
+            (split.basis[:rank].reshape(first_shape), second.T.reshape(second_shape)),
+            own_bias(self.layer) + split.response - split.mean[:size] @ second,
         )
 
-    def squared_error(self, rank: int) -> float:
-        return max(0.0, float(np.trace(self.split.solve(rank).error)))
+    def squared_errors(self, ranks: Sequence[int]) -> Float64:
+        system = self.split.system(max(ranks))
+        return np.array([self.split.squared_error(system.solve(rank * self.split.rest)) for rank in ranks])
 
     def projection(self, rank: int) -> None:
         """Not a function of the output alone."""
 
 
-def _analyse(index: IndexSplit, layer: ConvLayer, moments: Moments | None) -> PairAnalysis:
-    return PairAnalysis(layer, index, index.analyse(layer, moments))
+def _analyse(index: IndexSplit, layer: ConvLayer, source: Source | None, weighting: Weighting) -> PairAnalysis:
+    assert source is not None
+    return PairAnalysis(layer, index, split_columns(layer, source, index, weighting.matrix))
 
 
 def pair_kind(name: str, index: IndexSplit, description: str) -> Kind:

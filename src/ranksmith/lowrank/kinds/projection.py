@@ -1,27 +1,32 @@
 """Kinds that project the output onto r of its directions: weight SVD and output PCA.
 
-With V [O, r] orthonormal, W [O, I·kh·kw] and output y = W·x + b about its mean ȳ:
+With L [O, r] and R [r, O], R·L = I, W [O, I·kh·kw] and output y = W·x + b about its mean ȳ:
 
-- first Conv: weight Vᵀ·W (shape [r, I, kh, kw], the layer's stride, pads, dilation), no bias;
-- second Conv: weight V (shape [O, r, 1, 1]), bias V·Vᵀ·(b − c) + c,
+- first Conv: weight R·W (shape [r, I, kh, kw], the layer's stride, pads, dilation), no bias;
+- second Conv: weight L (shape [O, r, 1, 1]), bias L·R·(b − c) + c,
 
-so that ŷ = P·y + (I − P)·c with P = V·Vᵀ, where c is ȳ for output PCA (Zhang et al. 2015, without the ReLU
-term; the mean correction leaves E[ŷ] = ȳ) and b for the SVD of the weight, which knows no data:
-its V are the left singular vectors of W.
+so that ŷ = P·y + (I − P)·c with P = L·R, where c is ȳ for output PCA (Zhang et al. 2015, without the ReLU
+term; the mean correction leaves E[ŷ] = ȳ) and b for the SVD of the weight, which knows no data.
 
-Output PCA's V are the top eigenvectors of Cov(y) *within the range of W*. All of Cov(y) lies there, so where
-O ≤ I·kh·kw this restricts nothing; where O is larger it makes rank I·kh·kw exact however few images
-there were. The error is then √(1 − energy(r)), exactly.
+Output PCA, weighted by G = D², minimises E (y − ŷ)ᵀG(y − ŷ): V are the top eigenvectors of D·Cov(y)·D, L = D⁻¹·V
+and R = Vᵀ·D. They are taken *within the range of D·W*. All of D·Cov(y)·D lies there, so where O ≤ I·kh·kw this
+restricts nothing; where O is larger it makes rank I·kh·kw exact however few images there were. For G = I
+the error is √(1 − energy(r)), exactly. For weight SVD L = Rᵀ are the left singular vectors of W.
+
+The error of all ranks at once, S = Cov(y) and ranks nested:
+
+    E‖ŷ − y‖² = tr S − 2·Σ_{i≤r} (R·S·L)_ii + Σ_{i,j≤r} (LᵀL)_ij·(R·S·Rᵀ)_ij + ‖(I − P)(ȳ − c)‖².
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ranksmith.convolution import ConvLayer
-from ranksmith.lowrank.kinds.base import Float64, Projection, Shape4, make_chain, weight_matrix
+from ranksmith.lowrank.kinds.base import Float64, Projection, Shape4, make_chain, own_bias, weight_matrix
 from ranksmith.lowrank.spectra import descending_eigh
 from ranksmith.lowrank.statistics import Moments
 
@@ -39,8 +44,8 @@ def shapes(layer: ConvLayer, rank: int) -> tuple[Shape4, ...]:
     return (rank, layer.in_channels, *layer.kernel), (layer.out_channels, rank, 1, 1)
 
 
-def output_basis(matrix: Float64, covariance: Float64) -> tuple[Float64, Float64]:
-    """Orthonormal directions V [O, min(O, d)] of the output, most energy first, and their energies.
+def output_basis(matrix: Float64, covariance: Float64) -> Float64:
+    """Orthonormal directions V [O, min(O, d)] of the output, most energy first.
 
     Args:
         matrix: the weight, [O, d].
@@ -48,11 +53,9 @@ def output_basis(matrix: Float64, covariance: Float64) -> tuple[Float64, Float64
     """
     outputs, depth = matrix.shape
     if outputs <= depth:
-        values, vectors = descending_eigh(covariance)
-        return vectors, values
+        return descending_eigh(covariance)[1]
     reach = np.linalg.svd(matrix, full_matrices=False)[0]
-    values, vectors = descending_eigh(reach.T @ covariance @ reach)
-    return reach @ vectors, values
+    return np.asarray(reach @ descending_eigh(reach.T @ covariance @ reach)[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +64,16 @@ class ProjectionAnalysis:
 
     Attributes:
         layer: of one group.
-        basis: V for full rank, [O, full]; rank r takes the first r columns.
+        left: L for full rank, [O, full]; rank r takes the first r columns.
+        right: R for full rank, [full, O]; rank r takes the first r rows.
         centre: c, [O].
-        moments: of the output, from which the error is predicted.
-        corrects_mean: whether the result has a bias where the layer has none.
+        moments: of the output.
+        corrects_mean: whether a layer without bias gets one, so that the mean is kept.
     """
 
     layer: ConvLayer
-    basis: Float64
+    left: Float64
+    right: Float64
     centre: Float64
     moments: Moments
     corrects_mean: bool
@@ -79,23 +84,22 @@ class ProjectionAnalysis:
 
     def factors(self, rank: int) -> tuple[ConvLayer, ...]:
         first_shape, second_shape = shapes(self.layer, rank)
-        basis = self.basis[:, :rank]
-        first = (basis.T @ weight_matrix(self.layer)).reshape(first_shape)
+        left, right = self.left[:, :rank], self.right[:rank]
         bias = None
         if self.corrects_mean or self.layer.bias is not None:
-            own = np.zeros(self.layer.out_channels) if self.layer.bias is None else self.layer.bias
-            bias = basis @ (basis.T @ (own - self.centre)) + self.centre
-        return make_chain(self.layer, (first, basis.reshape(second_shape)), bias)
+            bias = left @ (right @ (own_bias(self.layer) - self.centre)) + self.centre
+        weights = (right @ weight_matrix(self.layer)).reshape(first_shape), left.reshape(second_shape)
+        return make_chain(self.layer, weights, bias)
 
-    def squared_error(self, rank: int) -> float:
-        # (I − P)·(y − c): its energy is what the basis misses of the spread, and of the mean's offset from c.
-        basis = self.basis[:, :rank]
-        kept = float(np.sum((self.moments.covariance @ basis) * basis))
+    def squared_errors(self, ranks: Sequence[int]) -> Float64:
+        seen = self.right @ self.moments.covariance
+        explained = np.cumsum(np.einsum("io,oi->i", seen, self.left))
+        spread = np.diagonal(np.cumsum(np.cumsum((self.left.T @ self.left) * (seen @ self.right.T), 0), 1))
         offset = self.moments.mean - self.centre
-        missed = offset - basis @ (basis.T @ offset)
-        return max(0.0, self.energy - kept) + float(missed @ missed)
+        missed = offset[:, None] - np.cumsum(self.left * (self.right @ offset), axis=1)
+        errors = (self.energy - 2 * explained + spread).clip(min=0) + np.sum(missed**2, axis=0)
+        return np.asarray(errors[np.asarray(ranks) - 1])
 
     def projection(self, rank: int) -> Projection:
-        basis = self.basis[:, :rank]
-        matrix = basis @ basis.T
+        matrix = self.left[:, :rank] @ self.right[:rank]
         return matrix, self.centre - matrix @ self.centre

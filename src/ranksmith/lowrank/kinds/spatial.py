@@ -7,7 +7,8 @@ strides along its own axis only.
 
 from __future__ import annotations
 
-from ranksmith.lowrank.kinds.pair import IndexSplit, pair_kind
+from ranksmith.lowrank.kinds.index import IndexSplit
+from ranksmith.lowrank.kinds.pair import pair_kind
 
 __all__ = ["SPATIAL_HORIZONTAL", "SPATIAL_VERTICAL"]
 

@@ -1,29 +1,41 @@
 """Tucker-2: 1×1 into r_in channels, a k×k core into r_out channels, 1×1 (Kim et al. 2016).
 
 Initialised by HOSVD on the two channel modes and, where there are input statistics, weighted by them: the
-input mode is input-side's A (`shared`), the output mode V the top eigenvectors of W·C·Wᵀ, the core Vᵀ·B with
-input-side's least-squares B, which is optimal for these A and V. Without statistics C = I, and all
-of it reduces to plain HOSVD.
+input mode is input-side's A (`shared`); the output mode, in the metric G = D², R = Vᵀ·D and L = D⁻¹·V with V the top
+eigenvectors of D·W·C·Wᵀ·D; the core R·B with input-side's least-squares B, which is optimal for these A, R and L.
+Without statistics C = I, and all of it reduces to plain HOSVD where G = I.
 
 One parameter ties both ranks: with full mode ranks f_out = min(O, I·kh·kw) and f_in = min(I, O·kh·kw), rank r of
 full rank f = max(f_out, f_in) means r_out = ⌈r·f_out/f⌉ and r_in = ⌈r·f_in/f⌉, the same fraction of each mode.
 
-The error is (I − VVᵀ)·y on one side and Vᵀ·(input-side's error) on the other, which are orthogonal.
+With ŷ' = B·P·x input-side's output, E‖L·R·ŷ' − y‖² = tr Cov(y) − 2·tr L·R·Cov(ŷ', y) + tr L·R·Cov(ŷ')·Rᵀ·Lᵀ.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from ranksmith.convolution import ConvLayer
-from ranksmith.lowrank.kinds.base import Float64, Kind, Shape4, make_chain, weight_matrix
+from ranksmith.lowrank.kinds.base import (
+    Float64,
+    Kind,
+    Shape4,
+    Source,
+    identity_moments,
+    make_chain,
+    own_bias,
+    weight_matrix,
+)
 from ranksmith.lowrank.kinds.input_side import INPUT_SPLIT
+from ranksmith.lowrank.kinds.nested import NestedSystem
 from ranksmith.lowrank.kinds.projection import full_rank as output_full_rank
 from ranksmith.lowrank.kinds.projection import output_basis
-from ranksmith.lowrank.kinds.shared import SharedSplit
-from ranksmith.lowrank.statistics import Moments
+from ranksmith.lowrank.kinds.shared import SharedSplit, split_columns
+from ranksmith.lowrank.weighting import Weighting
 
 __all__ = ["TUCKER2", "mode_ranks"]
 
@@ -49,9 +61,12 @@ def _shapes(layer: ConvLayer, rank: int) -> tuple[Shape4, ...]:
 
 @dataclass(frozen=True, eq=False)
 class _TuckerAnalysis:
+    """Attributes: `left` L [O, f_out] and `right` R [f_out, O], of which rank r takes the first r_out."""
+
     layer: ConvLayer
     split: SharedSplit
-    basis: Float64
+    left: Float64
+    right: Float64
 
     @property
     def energy(self) -> float:
@@ -59,29 +74,35 @@ class _TuckerAnalysis:
 
     def factors(self, rank: int) -> tuple[ConvLayer, ...]:
         outside, inside = mode_ranks(self.layer, rank)
-        solution = self.split.solve(inside)
-        basis = self.basis[:, :outside]
-        core = np.tensordot(basis.T, solution.second, 1)
-        own = np.zeros(self.layer.out_channels) if self.layer.bias is None else np.asarray(self.layer.bias, np.float64)
-        parts = (solution.first, core, basis)
+        size = inside * self.split.rest
+        left = self.left[:, :outside]
+        core = self.right[:outside] @ self.split.system(inside).solve(size).T
+        parts = (self.split.basis[:inside], core, left)
         weights = [part.reshape(shape) for part, shape in zip(parts, _shapes(self.layer, rank), strict=True)]
-        return make_chain(self.layer, weights, self.split.bias(own, np.tensordot(basis, core, 1)))
+        bias = own_bias(self.layer) + self.split.response - left @ (core @ self.split.mean[:size])
+        return make_chain(self.layer, weights, bias)
 
-    def squared_error(self, rank: int) -> float:
-        outside, inside = mode_ranks(self.layer, rank)
-        basis = self.basis[:, :outside]
-        kept = np.sum((self.split.output @ basis) * basis)
-        within = np.sum((self.split.solve(inside).error @ basis) * basis)
-        return max(0.0, self.energy - float(kept) + float(within))
+    def squared_errors(self, ranks: Sequence[int]) -> Float64:
+        system = self.split.system(max(mode_ranks(self.layer, rank)[1] for rank in ranks))
+        return np.array([self._squared_error(system, *mode_ranks(self.layer, rank)) for rank in ranks])
+
+    def _squared_error(self, system: NestedSystem, outside: int, inside: int) -> float:
+        left, right = self.left[:, :outside], self.right[:outside]
+        second = system.solve(inside * self.split.rest)
+        core = second @ right.T
+        explained = np.vdot(core, self.split.cross[: len(core)] @ left)
+        spread = np.vdot(core @ (left.T @ left), self.split.remainder(second) @ right.T)
+        return max(0.0, float(self.energy - 2 * explained + spread))
 
     def projection(self, rank: int) -> None:
         """Not a function of the output alone."""
 
 
-def _analyse(layer: ConvLayer, moments: Moments | None) -> _TuckerAnalysis:
-    split = INPUT_SPLIT.analyse(layer, moments)
-    basis, _ = output_basis(weight_matrix(layer), split.output)
-    return _TuckerAnalysis(layer, split, basis)
+def _analyse(layer: ConvLayer, source: Source | None, weighting: Weighting) -> _TuckerAnalysis:
+    matrix, root = weight_matrix(layer), weighting.root
+    split = split_columns(layer, source or partial(identity_moments, matrix.shape[1]), INPUT_SPLIT, weighting.matrix)
+    basis = output_basis(root @ matrix, root @ split.output @ root)
+    return _TuckerAnalysis(layer, split, weighting.inverse @ basis, basis.T @ root)
 
 
 TUCKER2 = Kind(

@@ -1,7 +1,7 @@
 """SVD of the weight as [O, I·kh·kw]: data-free, the baseline that the other kinds are measured against.
 
 Kept because it is what most tools do. It minimises ‖Ŵ − W‖, which is the output's error only for
-white inputs; without statistics the error it predicts is that one.
+white inputs; without statistics the error it predicts is that one. A weighting of the output does not move it.
 """
 
 from __future__ import annotations
@@ -9,20 +9,19 @@ from __future__ import annotations
 import numpy as np
 
 from ranksmith.convolution import ConvLayer
-from ranksmith.lowrank.kinds.base import Kind, weight_matrix
+from ranksmith.lowrank.kinds.base import Kind, Source, own_bias, weight_matrix
 from ranksmith.lowrank.kinds.projection import ProjectionAnalysis, full_rank, shapes
 from ranksmith.lowrank.statistics import Moments
+from ranksmith.lowrank.weighting import Weighting
 
 __all__ = ["WEIGHT_SVD"]
 
 
-def _analyse(layer: ConvLayer, moments: Moments | None) -> ProjectionAnalysis:
-    matrix = weight_matrix(layer)
-    centre = np.zeros(layer.out_channels) if layer.bias is None else np.asarray(layer.bias, np.float64)
-    if moments is None:
-        moments = Moments(centre, matrix @ matrix.T)
+def _analyse(layer: ConvLayer, source: Source | None, _: Weighting) -> ProjectionAnalysis:
+    matrix, centre = weight_matrix(layer), own_bias(layer)
+    moments = source() if source else Moments(centre, matrix @ matrix.T)
     basis = np.linalg.svd(matrix, full_matrices=False)[0]
-    return ProjectionAnalysis(layer, basis, centre, moments, corrects_mean=False)
+    return ProjectionAnalysis(layer, basis, basis.T, centre, moments, corrects_mean=False)
 
 
 WEIGHT_SVD = Kind(
