@@ -1,0 +1,146 @@
+"""What the model's answers say about each Conv's output: gradients over images, streamed into Fisher matrices.
+
+For every image a label is drawn from the model's own class probabilities p, and −log p(label) is differentiated with
+respect to the output of each Conv. At the logits that gradient is p − onehot(label), which seeds the model that
+`gradient_model` makes; where the model gives probabilities it is −onehot(label)/p(label).
+
+Labels are drawn with one number an image, in their order, so they do not depend on how images are batched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ranksmith.data.dataset import Dataset
+from ranksmith.data.loader import load
+from ranksmith.errors import DataError
+from ranksmith.graph.gradient import SEED, gradient_model, gradient_name
+from ranksmith.graph.io import to_bytes
+from ranksmith.graph.query import conv_context, conv_layer
+from ranksmith.lowrank.fisher import GradientStatistics
+from ranksmith.measure.accuracy import as_logits, class_output, log_softmax, single_input
+from ranksmith.progress import Progress
+from ranksmith.results import Preprocess
+from ranksmith.runtime.session import Session, fixed_batch, open_session
+
+__all__ = ["gather_fisher"]
+
+_BUDGET_BYTES = 512 << 20
+"""Of all gradients of one batch together."""
+
+
+def gather_fisher(
+    model: ir.Model,
+    nodes: Sequence[str],
+    *,
+    dataset: Dataset,
+    indices: Sequence[int] | NDArray[np.integer[Any]],
+    preprocess: Preprocess,
+    threads: int,
+    progress: Progress,
+    seed: int,
+    batch: int = 8,
+    title: str = "Gradients",
+) -> dict[str, GradientStatistics]:
+    """Gather the Fisher matrix of the output of each Conv in `nodes` over `indices` of `dataset`.
+
+    Batches are made smaller, and the images are gone through more than once, where the gradients of one batch would
+    take too much memory. An image that cannot be read is skipped, with a warning.
+
+    Args:
+        model: normalized.
+        batch: at most so many images at once; a fixed batch of the model goes before.
+        seed: of the labels that are drawn.
+
+    Returns:
+        Statistics by node. A node from which no operator with a known gradient leads to the answer is absent.
+
+    Raises:
+        DataError: not a single image could be read.
+        ModelError: the model is no classifier of images, it cannot be run, or a gradient is not finite.
+    """
+    forward = open_session(to_bytes(model), threads=threads)
+    output = class_output(forward)
+    values = {conv_context(model, node).output_value: node for node in nodes}
+    gradients, reached = gradient_model(model, list(values), output)
+    found = {values[value]: GradientStatistics(conv_layer(model, values[value]).out_channels) for value in reached}
+    if not reached:
+        return found
+
+    sizes = {value: _bytes_of(gradients, gradient_name(value)) for value in reached}
+    at_once = fixed_batch(forward) or max(1, min(batch, _BUDGET_BYTES // sum(sizes.values())))
+    skipped: list[str] = []
+    passes = list(_passes(sizes, _BUDGET_BYTES // at_once))
+    with progress.stage(title, len(indices) * len(passes)) as advance:
+        for wanted in passes:
+            if len(passes) > 1:
+                gradients, _ = gradient_model(model, wanted, output)
+            targets = {gradient_name(value): found[values[value]] for value in wanted}
+            backward = open_session(to_bytes(gradients), threads=threads)
+            draws = np.random.default_rng(seed)
+            for images in load(dataset, indices, preprocess, batch=at_once, skipped=skipped, warn=progress.warn):
+                _take(forward, backward, output, images.images, targets, draws, fixed_batch(forward))
+                advance(len(images))
+    if not next(iter(found.values())).images:
+        raise DataError(f"not one image of {dataset.name} could be read", hint=skipped[0] if skipped else None)
+    return found
+
+
+def _take(
+    forward: Session,
+    backward: Session,
+    output: str,
+    images: NDArray[np.float32],
+    targets: Mapping[str, GradientStatistics],
+    draws: np.random.Generator,
+    fixed: int | None,
+) -> None:
+    """Update `targets` with the gradients for some images, which are filled up to a `fixed` batch."""
+    count = len(images)
+    if fixed is not None and count < fixed:
+        images = np.concatenate([images, np.repeat(images[-1:], fixed - count, axis=0)])
+    feeds = {single_input(forward): images}
+    answer = forward.run(feeds, [output])[0]
+    weights = np.zeros_like(answer)
+    weights[:count] = _seeds(as_logits(answer[:count], forward.name), draws.random(count)).reshape(answer[:count].shape)
+    found = backward.run({**feeds, SEED: weights}, list(targets))
+    for gradient, statistics in zip(found, targets.values(), strict=True):
+        statistics.update(gradient[:count])
+
+
+def _seeds(answers: NDArray[Any], draws: NDArray[np.float64]) -> NDArray[np.float64]:
+    """∂(−log p(label))/∂answers [N, classes], for a label drawn with one of `draws` [N] from [0, 1) each."""
+    probabilities = np.exp(log_softmax(answers))
+    ladder = np.cumsum(probabilities, axis=1)
+    labels = (ladder <= draws[:, None] * ladder[:, -1:]).sum(axis=1)
+    hit = np.arange(answers.shape[1]) == labels[:, None]
+    if np.allclose(probabilities, answers, atol=1e-6):
+        return np.where(hit, -1 / np.maximum(probabilities, np.finfo(np.float32).tiny), 0.0)
+    seeds: NDArray[np.float64] = probabilities - hit
+    return seeds
+
+
+def _bytes_of(gradients: ir.Model, name: str) -> int:
+    """For one image; an unknown size counts as 1."""
+    shape = next(value.shape for value in gradients.graph.outputs if value.name == name)
+    return 4 * math.prod(dim for dim in (shape or ())[1:] if isinstance(dim, int))
+
+
+def _passes(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:
+    """Split values into runs of at most `most` bytes, or of one value."""
+    run: list[str] = []
+    total = 0
+    for value, size in sizes.items():
+        if run and total + size > most:
+            yield run
+            run, total = [], 0
+        run.append(value)
+        total += size
+    if run:
+        yield run
