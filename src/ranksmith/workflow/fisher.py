@@ -1,10 +1,8 @@
 """What the model's answers say about each Conv's output: gradients over images, streamed into Fisher matrices.
 
 For every image a label is drawn from the model's own class probabilities p, and −log p(label) is differentiated with
-respect to the output of each Conv. At the logits that gradient is p − onehot(label), which seeds the model that
-`gradient_model` makes; where the model gives probabilities it is −onehot(label)/p(label).
-
-Labels are drawn with one number an image, in their order, so they do not depend on how images are batched.
+respect to the output of each Conv. Labels are drawn with one number an image, in their order, so they do not depend
+on how images are batched.
 """
 
 from __future__ import annotations
@@ -20,11 +18,11 @@ from numpy.typing import NDArray
 from ranksmith.data.dataset import Dataset
 from ranksmith.data.loader import load
 from ranksmith.errors import DataError
-from ranksmith.graph.gradient import SEED, gradient_model, gradient_name
+from ranksmith.graph.gradient import DRAW, gradient_name, score_model
 from ranksmith.graph.io import to_bytes
 from ranksmith.graph.query import conv_context, conv_layer
 from ranksmith.lowrank.fisher import GradientStatistics
-from ranksmith.measure.accuracy import as_logits, class_output, log_softmax, single_input
+from ranksmith.measure.accuracy import class_output, single_input
 from ranksmith.progress import Progress
 from ranksmith.results import Preprocess
 from ranksmith.runtime.session import Session, fixed_batch, open_session
@@ -66,26 +64,26 @@ def gather_fisher(
         ModelError: the model is no classifier of images, it cannot be run, or a gradient is not finite.
     """
     forward = open_session(to_bytes(model), threads=threads)
-    output = class_output(forward)
+    output, source, fixed = class_output(forward), single_input(forward), fixed_batch(forward)
     values = {conv_context(model, node).output_value: node for node in nodes}
-    gradients, reached = gradient_model(model, list(values), output)
+    gradients, reached = score_model(model, list(values), output)
     found = {values[value]: GradientStatistics(conv_layer(model, values[value]).out_channels) for value in reached}
     if not reached:
         return found
 
     sizes = {value: _bytes_of(gradients, gradient_name(value)) for value in reached}
-    at_once = fixed_batch(forward) or max(1, min(batch, _BUDGET_BYTES // sum(sizes.values())))
+    at_once = fixed or max(1, min(batch, _BUDGET_BYTES // sum(sizes.values())))
     skipped: list[str] = []
     passes = list(_passes(sizes, _BUDGET_BYTES // at_once))
     with progress.stage(title, len(indices) * len(passes)) as advance:
         for wanted in passes:
             if len(passes) > 1:
-                gradients, _ = gradient_model(model, wanted, output)
+                gradients, _ = score_model(model, wanted, output)
             targets = {gradient_name(value): found[values[value]] for value in wanted}
             backward = open_session(to_bytes(gradients), threads=threads)
             draws = np.random.default_rng(seed)
             for images in load(dataset, indices, preprocess, batch=at_once, skipped=skipped, warn=progress.warn):
-                _take(forward, backward, output, images.images, targets, draws, fixed_batch(forward))
+                _take(backward, source, images.images, draws.random(len(images)), targets, fixed)
                 advance(len(images))
     if not next(iter(found.values())).images:
         raise DataError(f"not one image of {dataset.name} could be read", hint=skipped[0] if skipped else None)
@@ -93,37 +91,23 @@ def gather_fisher(
 
 
 def _take(
-    forward: Session,
-    backward: Session,
-    output: str,
+    session: Session,
+    source: str,
     images: NDArray[np.float32],
+    draws: NDArray[np.float64],
     targets: Mapping[str, GradientStatistics],
-    draws: np.random.Generator,
     fixed: int | None,
 ) -> None:
     """Update `targets` with the gradients for some images, which are filled up to a `fixed` batch."""
     count = len(images)
     if fixed is not None and count < fixed:
         images = np.concatenate([images, np.repeat(images[-1:], fixed - count, axis=0)])
-    feeds = {single_input(forward): images}
-    answer = forward.run(feeds, [output])[0]
-    weights = np.zeros_like(answer)
-    weights[:count] = _seeds(as_logits(answer[:count], forward.name), draws.random(count)).reshape(answer[:count].shape)
-    found = backward.run({**feeds, SEED: weights}, list(targets))
-    for gradient, statistics in zip(found, targets.values(), strict=True):
+        draws = np.concatenate([draws, np.zeros(fixed - count)])
+    wanted = next(value for value in session.inputs if value.name == DRAW)
+    axes = len(wanted.shape or (0, 0))
+    feeds = {source: images, DRAW: draws.reshape(-1, *[1] * (axes - 1)).astype(wanted.dtype)}
+    for gradient, statistics in zip(session.run(feeds, list(targets)), targets.values(), strict=True):
         statistics.update(gradient[:count])
-
-
-def _seeds(answers: NDArray[Any], draws: NDArray[np.float64]) -> NDArray[np.float64]:
-    """∂(−log p(label))/∂answers [N, classes], for a label drawn with one of `draws` [N] from [0, 1) each."""
-    probabilities = np.exp(log_softmax(answers))
-    ladder = np.cumsum(probabilities, axis=1)
-    labels = (ladder <= draws[:, None] * ladder[:, -1:]).sum(axis=1)
-    hit = np.arange(answers.shape[1]) == labels[:, None]
-    if np.allclose(probabilities, answers, atol=1e-6):
-        return np.where(hit, -1 / np.maximum(probabilities, np.finfo(np.float32).tiny), 0.0)
-    seeds: NDArray[np.float64] = probabilities - hit
-    return seeds
 
 
 def _bytes_of(gradients: ir.Model, name: str) -> int:

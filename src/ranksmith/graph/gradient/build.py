@@ -10,18 +10,19 @@ would have got a part of its gradient through it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ranksmith.errors import NodeNotFoundError
+from ranksmith.graph.gradient.label import drawn_label
 from ranksmith.graph.gradient.rules import find_rule
 from ranksmith.graph.gradient.tape import Tape
 from ranksmith.graph.nodes import reads
 from ranksmith.graph.normalize import normalize
 
-__all__ = ["SEED", "gradient_model", "gradient_name"]
+__all__ = ["SEED", "gradient_model", "gradient_name", "score_model"]
 
 SEED = "ranksmith_seed"
 """The input that takes the weights u of the output's elements."""
@@ -43,11 +44,38 @@ def gradient_model(model: ir.Model, values: Sequence[str], output: str) -> tuple
     Returns:
         A model with the inputs of `model` and `SEED` (type and shape of `output`), whose outputs are called
         `gradient_name(value)` and have the type and shape of `value`; and the values that it reaches, in the order
-        of those outputs.
+        of those outputs. A model of an opset before 11 reaches nothing but `output` itself.
 
     Raises:
         NodeNotFoundError: there is no such value.
     """
+    return _differentiated(model, values, output, _given_seed)
+
+
+def score_model(model: ir.Model, values: Sequence[str], output: str) -> tuple[ir.Model, list[str]]:
+    """The gradients of −log p(label) with respect to `values`, for labels drawn from p.
+
+    Args:
+        model, values: as for `gradient_model`.
+        output: logits or probabilities, [N, classes] or [N, classes, 1, 1].
+
+    Returns:
+        As `gradient_model`, with the input `DRAW` ([N, 1], as many axes as `output`) in place of `SEED`: a number u of
+        [0, 1) for each image draws the class at which the cumulative probabilities pass u.
+
+    Raises:
+        NodeNotFoundError: there is no such value.
+    """
+    return _differentiated(model, values, output, drawn_label)
+
+
+def _given_seed(tape: Tape, target: ir.Value) -> ir.Value:
+    return tape.input(SEED, target.shape, target.type)
+
+
+def _differentiated(
+    model: ir.Model, values: Sequence[str], output: str, seed_of: Callable[[Tape, ir.Value], ir.Value]
+) -> tuple[ir.Model, list[str]]:
     model = model.clone()
     normalize(model)
     graph = model.graph
@@ -57,22 +85,19 @@ def gradient_model(model: ir.Model, values: Sequence[str], output: str) -> tuple
         if name not in known:
             raise NodeNotFoundError(name, [name for name in known if name], what="value")
     wanted = [known[name] for name in dict.fromkeys(values)]
-    target = known[output]
 
     nodes = list(graph)
     tape = Tape(model, _influenced(nodes, wanted))
-    seed = ir.Value(name=SEED, shape=target.shape, type=target.type)
-    graph.inputs.append(seed)
-    tape.add(target, seed)
+    tape.add(known[output], seed_of(tape, known[output]))
     incomplete = _backward(tape, nodes)
 
     graph.outputs.clear()
     reached = [value for value in wanted if value not in incomplete and tape.total(value) is not None]
     for value in reached:
-        gradient = tape.total(value)
-        assert gradient is not None
+        gradient = tape.gradient(value)
         # One gradient may serve several values (an Add passes it on as it is), but an output has one name.
-        result = tape.op("Identity", gradient) if gradient is seed or gradient.is_graph_output() else gradient
+        taken = gradient.is_graph_input() or gradient.is_graph_output()
+        result = tape.op("Identity", gradient) if taken else gradient
         result.name = gradient_name(value.name or "")
         result.shape, result.type = value.shape, value.type
         graph.outputs.append(result)

@@ -10,21 +10,12 @@ from ranksmith.graph.nodes import is_op
 
 __all__ = ["find_rule"]
 
-_OLDEST_OPSET = 9
-"""Older models lack the comparisons and shape operators that the rules are written in."""
+_OLDEST_OPSET = 11
+"""Older models lack ScatterElements, Range and bounds that are inputs, in which the rules are written."""
 
 _RULES: dict[str, Rule] = {**elementwise.RULES, **linear.RULES, **pooling.RULES, **shaping.RULES}
-
-_SINCE = {
-    "Clip": 11,  # its bounds were attributes
-    "MaxPool": 11,  # ScatterElements
-    "Pad": 11,  # its pads were attributes
-    "Slice": 11,  # Range, ScatterElements
-}
 
 
 def find_rule(node: ir.Node, opset: int) -> Rule | None:
     """The rule for `node`, None where none is known."""
-    if not is_op(node, *_RULES) or opset < _SINCE.get(node.op_type, _OLDEST_OPSET):
-        return None
-    return _RULES[node.op_type]
+    return _RULES[node.op_type] if opset >= _OLDEST_OPSET and is_op(node, *_RULES) else None

@@ -61,6 +61,12 @@ class Tape:
         before = self._gradients.get(value)
         self._gradients[value] = part if before is None else self.op("Add", before, part)
 
+    def input(self, name: str, shape: ir.Shape | None, kind: ir.TypeProtocol | None) -> ir.Value:
+        """A new input of the model."""
+        value = ir.Value(name=name, shape=shape, type=kind)
+        self._graph.inputs.append(value)
+        return value
+
     def op(self, op_type: str, *inputs: ir.Value | None, outputs: int = 1, **attributes: Any) -> ir.Value:
         """Append a node; its first output."""
         node = ir.node(op_type, inputs, attributes, num_outputs=outputs)
@@ -135,7 +141,7 @@ class Tape:
                 gradient = self.sum(gradient, stretched, keepdims=True)
             return self.sum(gradient, leading, keepdims=False) if missing else gradient
         if self.opset < _AXES_AS_INPUT_OPSET:
-            return None
+            return None  # ReduceSum cannot take axes that are found in the graph
         if missing:
             gradient = self.sum(gradient, leading, keepdims=False)
         single = self.op("Equal", self.shape(given), self.ints(1))
