@@ -43,6 +43,7 @@ from ranksmith.cli.verb_expose import expose
 from ranksmith.cli.verb_fetch import fetch
 from ranksmith.cli.verb_fold import fold
 from ranksmith.cli.verb_inspect import inspect
+from ranksmith.cli.verb_quantize import quantize
 from ranksmith.cli.verb_report import report
 from ranksmith.cli.verb_spectrum import spectrum
 from ranksmith.cli.verb_sweep import sweep
@@ -113,6 +114,7 @@ _VERBS: tuple[tuple[Callable[..., None], str], ...] = (
     (spectrum, "Show how much energy each rank retains."),
     (sweep, "Show the error of every rank of one layer."),
     (decompose, "Replace Convs by low-rank ones."),
+    (quantize, "Bring a model to int8, calibrated on images."),
     (compress, "Make a model faster, prove it, write a bundle."),
     (compare, "Tell how far two models' outputs are apart."),
     (evaluate, "Measure accuracy, latency and throughput."),

@@ -34,6 +34,7 @@ from ranksmith.results.measurement import (
     Speedup,
 )
 from ranksmith.results.plan import Family, FrontierPoint, LayerRecord, OptionRecord, PlanEntry, Precision, RankPlan
+from ranksmith.results.quantize import QuantizeReport, RangeMethod
 from ranksmith.results.spectra import Spectrum, SpectrumReport, SweepPoint, SweepReport
 
 __all__ = [
@@ -68,6 +69,8 @@ __all__ = [
     "Preprocess",
     "ProviderLatency",
     "ProviderStatus",
+    "QuantizeReport",
+    "RangeMethod",
     "RankPlan",
     "Score",
     "Skip",

@@ -39,9 +39,9 @@ __all__ = ["OPERATORS", "Range", "quantizable_values", "quantize"]
 Range = tuple[float, float]
 """(lowest, highest) of a value."""
 
-WEIGHTED = ("Conv", "Gemm", "MatMul")
+_WEIGHTED = ("Conv", "Gemm", "MatMul")
 OPERATORS = (
-    *WEIGHTED,
+    *_WEIGHTED,
     *("Add", "AveragePool", "Clip", "Concat", "Flatten", "GlobalAveragePool", "LeakyRelu", "MaxPool", "Mul", "Pad"),
     *("Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
 )
@@ -54,17 +54,18 @@ _INFERRED = onnx.StringStringEntryProto(key="onnx.infer", value="onnxruntime.qua
 """With it onnxruntime takes the shapes for inferred; without, it writes the model to disk to infer them."""
 
 
-def quantizable_values(model: bytes) -> list[str]:
+def quantizable_values(model: bytes, *, keep: Collection[str] = ()) -> list[str]:
     """The values of `model` whose ranges `quantize` needs, in graph order.
 
     Raises:
+        NodeNotFoundError: `keep` names a node that the model does not have.
         ModelError: the model cannot be read, or has no operator to quantize.
     """
-    proto = _prepared(model)
+    proto = _prepared(model, keep)
     every_value = [value.name for value in proto.graph.input]
     every_value += [name for node in proto.graph.node for name in node.output if name]
     with _quiet(), translated("onnxruntime cannot quantize the model"):
-        quantizer = _quantizer(proto, dict.fromkeys(every_value, (0.0, 1.0)), keep=(), reduce_range=False)
+        quantizer = _quantizer(proto, dict.fromkeys(every_value, (0.0, 1.0)), keep=keep, reduce_range=False)
         for node in quantizer.model.nodes():
             if quantizer.should_quantize_node(node):
                 CreateQDQQuantizer(quantizer, node).quantize()
@@ -79,7 +80,7 @@ def quantize(
 
     Args:
         model: a serialized, normalized model (nodes named, constants among the initializers).
-        ranges: of every value in `quantizable_values(model)`; others are ignored.
+        ranges: of every value in `quantizable_values(model, keep=keep)`; others are ignored.
         keep: names of nodes that stay float.
         reduce_range: 7-bit weights; None: where this CPU needs them.
 
@@ -88,11 +89,7 @@ def quantize(
         ModelError: no operator to quantize, an opset that cannot be brought to 13, a weight or range that is not
             finite, or a range that is missing.
     """
-    proto = _prepared(model)
-    names = [node.name for node in proto.graph.node]
-    for name in keep:
-        if name not in names:
-            raise NodeNotFoundError(name, names)
+    proto = _prepared(model, keep)
     original_info = {value.name: value for value in onnx.load_model_from_string(model).graph.value_info}
     reduce_range = _saturates() if reduce_range is None else reduce_range
     with _quiet(), translated("onnxruntime cannot quantize the model"):
@@ -109,16 +106,20 @@ def quantize(
     return content
 
 
-def _prepared(model: bytes) -> onnx.ModelProto:
-    """The model at opset 13 or newer, with the types of its values."""
+def _prepared(model: bytes, keep: Collection[str]) -> onnx.ModelProto:
+    """The model at opset 13 or newer, with the types of its values, after looking for what cannot be quantized."""
     try:
         proto = onnx.load_model_from_string(model)
     except DecodeError as error:
         raise ModelError(f"cannot quantize: not an ONNX model: {error}") from error
-    if not any(node.op_type in WEIGHTED for node in proto.graph.node):
+    names = [node.name for node in proto.graph.node]
+    for name in keep:
+        if name not in names:
+            raise NodeNotFoundError(name, names)
+    if not any(node.op_type in _WEIGHTED and node.name not in keep for node in proto.graph.node):
+        which = "that is not kept " if keep else ""
         raise ModelError(
-            "nothing to quantize: the model has none of the operators whose weights become int8",
-            hint=f"they are {', '.join(WEIGHTED)}",
+            f"nothing to quantize: the model has no {', '.join(_WEIGHTED[:-1])} or {_WEIGHTED[-1]} {which}".rstrip()
         )
     for tensor in proto.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT and not np.isfinite(numpy_helper.to_array(tensor)).all():
