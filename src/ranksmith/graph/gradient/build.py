@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from ranksmith.errors import NodeNotFoundError
+from ranksmith.errors import ModelError, NodeNotFoundError
 from ranksmith.graph.gradient.label import drawn_label
 from ranksmith.graph.gradient.rules import find_rule
 from ranksmith.graph.gradient.tape import Tape
@@ -48,6 +48,7 @@ def gradient_model(model: ir.Model, values: Sequence[str], output: str) -> tuple
 
     Raises:
         NodeNotFoundError: there is no such value.
+        ModelError: the type of `output` cannot be inferred.
     """
     return _differentiated(model, values, output, _given_seed)
 
@@ -65,6 +66,7 @@ def score_model(model: ir.Model, values: Sequence[str], output: str) -> tuple[ir
 
     Raises:
         NodeNotFoundError: there is no such value.
+        ModelError: the type of `output` cannot be inferred.
     """
     return _differentiated(model, values, output, drawn_label)
 
@@ -84,6 +86,8 @@ def _differentiated(
     for name in (*values, output):
         if name not in known:
             raise NodeNotFoundError(name, [name for name in known if name], what="value")
+    if known[output].dtype is None:
+        raise ModelError(f"the type of {output!r} cannot be inferred, so it has no gradient")
     wanted = [known[name] for name in dict.fromkeys(values)]
 
     nodes = list(graph)
@@ -124,7 +128,9 @@ def _backward(tape: Tape, nodes: Sequence[ir.Node]) -> set[ir.Value]:
         if not sources or all(tape.total(value) is None for value in node.outputs):
             continue
         rule = find_rule(node, tape.opset)
-        parts = None if rule is None else rule(tape, node)
+        # Types that inference did not find are those behind somebody's own operators.
+        typed = all(value.dtype is not None for value in (*sources, *node.outputs))
+        parts = rule(tape, node) if rule is not None and typed else None
         if parts is None:
             incomplete.update(sources)
             continue

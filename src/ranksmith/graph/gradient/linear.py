@@ -34,7 +34,7 @@ _SOFTMAX_ALONG_ONE_AXIS_OPSET = 13
 def _conv(tape: Tape, node: ir.Node) -> Parts:
     x, weight = node.inputs[0], constant_of(node.inputs[1])
     assert x is not None
-    if weight is None or len(weight.shape) != 4:
+    if weight is None or len(weight.shape) != 4 or any(tape.wants(value) for value in node.inputs[2:] if value):
         return None
     array = weight.numpy()
     where = geometry(node, (array.shape[2], array.shape[3]))

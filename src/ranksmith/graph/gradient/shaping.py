@@ -47,11 +47,11 @@ def _split(tape: Tape, node: ir.Node) -> Parts:
 
 
 def _pad(tape: Tape, node: ir.Node) -> Parts:
-    if attribute_str(node, "mode", "constant") != "constant":
-        return None
     _, pads, *rest = node.inputs
-    axes = rest[1:] if len(rest) > 1 else []
-    inputs = [tape.op("Neg", pads), *([None, *axes] if axes else [])]
+    filling = rest[0] if rest else None
+    if attribute_str(node, "mode", "constant") != "constant" or (filling is not None and tape.wants(filling)):
+        return None
+    inputs = [tape.op("Neg", pads), *([None, *rest[1:]] if rest[1:] else [])]
     return [tape.op("Pad", tape.gradient(node.outputs[0]), *inputs)]
 
 
