@@ -14,6 +14,7 @@ import pytest
 from ranksmith.report.page import render
 from ranksmith.results import Manifest
 from tests.unit.report import manifests
+from tests.unit.report.mixed import mixed
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
@@ -32,9 +33,17 @@ MAKERS = {
     "kept_original": lambda: _few_layers(manifests.kept_original()),
     "unlabelled": lambda: _few_layers(manifests.unlabelled()),
     "tiny": manifests.tiny,
+    "mixed": mixed,
 }
-HEADLINES = {"faster": "1.25×", "kept_original": "Kept as it was.", "unlabelled": "1.25×", "tiny": "2.00×"}
+HEADLINES = {
+    "faster": "1.25×",
+    "kept_original": "Kept as it was.",
+    "unlabelled": "1.25×",
+    "tiny": "2.00×",
+    "mixed": "4.18×",
+}
 LOOKS = [("faster", width, scheme) for width in (390, 768, 1280) for scheme in ("light", "dark")]
+LOOKS += [("mixed", width, scheme) for width, scheme in ((390, "light"), (1280, "dark"))]
 LOOKS += [
     (kind, *look) for kind in ("kept_original", "unlabelled", "tiny") for look in ((390, "dark"), (1280, "light"))
 ]
@@ -127,10 +136,25 @@ def _lightness(page: Any) -> str:
     return "light" if bright["paper"] else "dark"
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_options_unfold_within_the_window(browser: Any, report: Callable[[str], Path], width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    try:
+        page.goto(report("mixed").as_uri())
+        table = page.locator("details.all details table").first
+        assert not table.is_visible()
+        page.locator("details.all > summary").click()
+        page.locator("details.all details > summary").first.click()
+        assert table.is_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    finally:
+        page.close()
+
+
 def test_the_links_lead_to_their_sections(browser: Any, report: Callable[[str], Path]) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 844})
     try:
-        page.goto(report("faster").as_uri())
+        page.goto(report("mixed").as_uri())
         for link in page.locator("nav a").all():
             link.click()
             assert page.locator(link.get_attribute("href")).is_visible()

@@ -1,4 +1,4 @@
-"""The layers: what each cost before and after, and whether the prediction came true."""
+"""The layers: what each cost before and after, and what was predicted."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ranksmith.report import text
-from ranksmith.report.drawing import ACCENT, FAINT, GREY, INK, MUTED, axes, canvas, drawn
+from ranksmith.report.decisions import changed, rank_words
+from ranksmith.report.drawing import ACCENT, FAINT, GREY, INK, MUTED, SOFT, axes, canvas, drawn
 from ranksmith.results import LayerRecord
 
-__all__ = ["audit_svg", "layers_svg"]
+__all__ = ["layers_svg"]
 
 _MOST_ROWS = 80
 _ROW = 17.0
@@ -23,16 +24,6 @@ def layers_svg(layers: Sequence[LayerRecord], *, narrow: bool = False) -> str | 
     return _layers(timed, narrow=narrow) if timed else None
 
 
-def audit_svg(layers: Sequence[LayerRecord], *, narrow: bool = False) -> str | None:
-    """Predicted against measured milliseconds of the decomposed Convs. None where there are none."""
-    pairs = [
-        (layer.predicted_ms, layer.measured_ms)
-        for layer in layers
-        if layer.rank is not None and layer.predicted_ms is not None and layer.measured_ms is not None
-    ]
-    return _audit(pairs, narrow=narrow) if pairs else None
-
-
 @drawn
 def _layers(layers: Sequence[LayerRecord], *, narrow: bool) -> Figure:
     left_out = max(0, len(layers) - _MOST_ROWS)
@@ -40,7 +31,7 @@ def _layers(layers: Sequence[LayerRecord], *, narrow: bool) -> Figure:
         costliest = sorted(layers, key=lambda layer: -(layer.baseline_ms or 0.0))[:_MOST_ROWS]
         kept = {id(layer) for layer in costliest}
         layers = [layer for layer in layers if id(layer) in kept]
-    width, left, right = (350.0, 112.0, 62.0) if narrow else (1000.0, 180.0, 170.0)
+    width, left, right = (350.0, 112.0, 62.0) if narrow else (1000.0, 180.0, 205.0)
     figure = canvas(width, len(layers) * _ROW + 70)
     ax = axes(figure, left, 26, width - left - right, len(layers) * _ROW)
     for row, layer in enumerate(layers):
@@ -50,7 +41,7 @@ def _layers(layers: Sequence[LayerRecord], *, narrow: bool) -> Figure:
     names = text.short_names([layer.node for layer in layers], 16 if narrow else 26)
     ax.set_yticks(range(len(layers)), names, fontsize=10)
     for label, layer in zip(ax.get_yticklabels(), layers, strict=True):
-        label.set_color(INK if layer.rank is not None else MUTED)
+        label.set_color(INK if changed(layer) else MUTED)
     for row, layer in enumerate(layers):
         ax.annotate(
             _note(layer, narrow=narrow),
@@ -60,7 +51,7 @@ def _layers(layers: Sequence[LayerRecord], *, narrow: bool) -> Figure:
             textcoords="offset points",
             va="center",
             fontsize=10,
-            color=ACCENT if layer.rank is not None else MUTED,
+            color=ACCENT if changed(layer) else MUTED,
         )
     ax.grid(visible=False, axis="y")
     ax.spines["left"].set_visible(False)
@@ -74,14 +65,15 @@ def _layers(layers: Sequence[LayerRecord], *, narrow: bool) -> Figure:
 
 
 def _bars(ax: Axes, row: int, layer: LayerRecord) -> None:
-    """Light: before. Solid: after, as measured. Tick: after, as predicted."""
+    """Light: before. Solid: after, as measured, only outlined where the shape is kept. Tick: after, as predicted."""
     assert layer.baseline_ms is not None
-    if layer.rank is None:
+    if not changed(layer):
         ax.barh(row, layer.measured_ms or layer.baseline_ms, height=0.3, color=GREY, linewidth=0)
         return
     ax.barh(row, layer.baseline_ms, height=0.78, color=FAINT, linewidth=0)
     if layer.measured_ms is not None:
-        ax.barh(row, layer.measured_ms, height=0.44, color=ACCENT, linewidth=0)
+        colour = ACCENT if layer.rank is not None else SOFT
+        ax.barh(row, layer.measured_ms, height=0.44, color=colour, edgecolor=ACCENT, linewidth=1.0)
     if layer.predicted_ms is not None:
         ax.plot([layer.predicted_ms] * 2, [row - 0.45, row + 0.45], color=INK, linewidth=1.8, solid_capstyle="butt")
 
@@ -91,23 +83,11 @@ def _longest(layer: LayerRecord) -> float:
 
 
 def _note(layer: LayerRecord, *, narrow: bool) -> str:
-    if layer.rank is None:
+    if not changed(layer):
         return layer.reason.removeprefix("kept-")
-    return f"{layer.rank}/{layer.full_rank}" if narrow else f"{layer.kind}, {layer.rank} of {layer.full_rank}"
-
-
-@drawn
-def _audit(pairs: Sequence[tuple[float, float]], *, narrow: bool) -> Figure:
-    side = 288.0 if narrow else 380.0
-    figure = canvas(side + 62, side + 76)
-    ax = axes(figure, 52, 26, side, side)
-    limit = 1.08 * max(max(pair) for pair in pairs)
-    ax.plot([0, limit], [0, limit], color=FAINT, linewidth=1.5)
-    predicted, measured = zip(*pairs, strict=True)
-    ax.plot(predicted, measured, "o", markersize=7, markerfacecolor=ACCENT, markeredgewidth=0, alpha=0.75)
-    ax.set_xlim(0, limit)
-    ax.set_ylim(0, limit)
-    ax.set_title("Measured ms")
-    ax.set_xlabel("predicted ms")
-    ax.locator_params(nbins=5)
-    return figure
+    words = []
+    if layer.rank is not None:
+        words.append(rank_words(layer, of="/") if narrow else f"{layer.kind}, {rank_words(layer)}")
+    if layer.precision == "int8" and not (narrow and words):
+        words.append("int8")
+    return " · ".join(words)

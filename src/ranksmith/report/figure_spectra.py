@@ -15,6 +15,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from ranksmith.report import text
+from ranksmith.report.decisions import truncates_output
 from ranksmith.report.drawing import ACCENT, FAINT, GREY, GRID, INK, MUTED, SOFT, WARM, axes, canvas, drawn
 from ranksmith.results import LayerRecord, Manifest, Spectrum
 
@@ -79,10 +80,11 @@ def _cell(
     ax.plot([left, left + width], [bottom, bottom], color=FAINT, linewidth=1.0)
     ax.text(left, top - 6, name, fontsize=10, color=INK if decomposed else MUTED)
     if layer is not None and layer.rank is not None:
-        share = layer.rank / len(spectrum.output)
-        height_there = bottom - spectrum.output[layer.rank - 1] * height
-        ax.plot([left + share * width] * 2, [bottom, height_there], color=ACCENT, linewidth=1.2)
-        ax.plot(left + share * width, height_there, "o", markersize=5, color=ACCENT)
+        if truncates_output(layer):
+            share = layer.rank / len(spectrum.output)
+            height_there = bottom - spectrum.output[layer.rank - 1] * height
+            ax.plot([left + share * width] * 2, [bottom, height_there], color=ACCENT, linewidth=1.2)
+            ax.plot(left + share * width, height_there, "o", markersize=5, color=ACCENT)
         ax.text(left + width, bottom - 6, f"{layer.rank}", fontsize=10, color=ACCENT, ha="right", fontweight="bold")
 
 
@@ -92,7 +94,8 @@ def errors_svg(manifest: Manifest, *, narrow: bool = False) -> Figure:
     size = (290.0, 300.0) if narrow else (940.0, 380.0)
     figure = canvas(size[0] + 60, size[1] + 76)
     ax = axes(figure, 50, 28, *size)
-    ranks = {layer.node: layer.rank for layer in manifest.layers}
+    ranks = {layer.node: layer.rank for layer in manifest.layers if layer.rank is not None}
+    marked = {layer.node for layer in manifest.layers if truncates_output(layer)}
     for node, errors in manifest.rank_errors.items():
         x, y = _curve(errors, 40)
         rank = ranks.get(node)
@@ -104,7 +107,7 @@ def errors_svg(manifest: Manifest, *, narrow: bool = False) -> Figure:
             linewidth=1.0,
             alpha=0.9 if rank is None else 0.55,
         )
-        if rank is not None and errors[rank - 1] > 0:
+        if rank is not None and node in marked and errors[rank - 1] > 0:
             ax.plot(rank / len(errors), errors[rank - 1], "o", markersize=6, color=ACCENT, zorder=5)
     ax.set_yscale("log")
     ax.set_ylim(0.005, 1.0)

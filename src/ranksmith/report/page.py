@@ -13,7 +13,11 @@ from markupsafe import Markup, escape
 
 from ranksmith.files import atomic_directory, atomic_file
 from ranksmith.report import story, text
+from ranksmith.report.decisions import changed, is_reference, rank_words, verdict_words
 from ranksmith.report.drawing import themed
+from ranksmith.report.evidence import layer_audit, provider_rows
+from ranksmith.report.families import FAMILIES, family
+from ranksmith.report.figure_frontier import off_scale
 from ranksmith.report.figures import figures
 from ranksmith.report.tables import tables
 from ranksmith.results import Manifest
@@ -24,7 +28,8 @@ _DESCRIPTIONS = {
     "frontier": "Speedup against accuracy lost, for every evaluated plan",
     "latency": "Distribution of the latencies of the original and of the result, and their paired ratios",
     "layers": "Milliseconds of each Conv before and after, with the prediction",
-    "audit": "Predicted against measured milliseconds of the decomposed Convs",
+    "prediction": "Predicted against measured milliseconds of whole models",
+    "audit": "Predicted against measured milliseconds of the changed Convs",
     "spectra": "Retained energy against rank, a small figure for each Conv",
     "errors": "Relative error of each Conv's output against rank",
 }
@@ -69,13 +74,18 @@ def _page(manifest: Manifest, wide: dict[str, str]) -> str:
         "count": text.count,
         "duration": text.duration,
         "file_size": text.file_size,
+        "family": lambda point: FAMILIES[family(point)].label,
+        "millinats": text.millinats,
         "nats": text.nats,
+        "rank_words": rank_words,
         "ms": text.milliseconds,
         "percent": text.percent,
         "points": text.points,
         "printable": text.printable,
         "ratio": text.ratio,
+        "verdict_words": verdict_words,
     }
+    environment.tests |= {"changed": changed, "reference": is_reference}
     narrow = figures(manifest, narrow=True)
     drawings = {
         name: [
@@ -100,6 +110,9 @@ def _page(manifest: Manifest, wide: dict[str, str]) -> str:
         change=story.change(manifest),
         drop=story.drop_scale(manifest),
         reasons=story.reason_groups(manifest.layers),
+        off_scale=bool(off_scale(manifest)),
+        layer_audit=layer_audit(manifest.layers),
+        providers=provider_rows(manifest),
         interval=text.interval,
         dash=text.DASH,
     )

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ranksmith.report import text
+from ranksmith.report.decisions import changed
+from ranksmith.report.families import is_plan
 from ranksmith.results import LatencyPair, LayerRecord, Manifest
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
 ]
 
 _REASONS = {
+    "quantized": "Computes in 8-bit integers, in the shape that it had.",
     "decomposed": "Replaced by a low-rank chain that is faster here at a loss the model can bear.",
     "kept-sensitive": "A rank that pays exists, but would cost more accuracy than its time is worth.",
     "kept-slower": "Every rank was measured, in context, to be no faster than the Conv itself.",
@@ -40,6 +43,8 @@ _REASONS = {
     "kept-auto-pad": "Its padding depends on an image size that is not fixed.",
 }
 
+
+_LEADING = {"decomposed": 0, "quantized": 1}
 
 _UNLABELLED = " They have no labels: agreement stands in for accuracy."
 
@@ -89,6 +94,8 @@ class ReasonGroup:
     convs: int
     before_ms: float | None
     after_ms: float | None
+    changed: bool
+    """They compute otherwise than in the original."""
 
 
 def before_after(manifest: Manifest) -> list[BeforeAfter]:
@@ -129,7 +136,7 @@ def drop_scale(manifest: Manifest) -> DropScale:
 
 
 def reason_groups(layers: list[LayerRecord]) -> list[ReasonGroup]:
-    """Largest share of the original's time first; the decomposed ones lead."""
+    """Largest share of the original's time first; the changed ones lead."""
     groups = []
     for reason in dict.fromkeys(layer.reason for layer in layers):
         members = [layer for layer in layers if layer.reason == reason]
@@ -140,9 +147,10 @@ def reason_groups(layers: list[LayerRecord]) -> list[ReasonGroup]:
                 len(members),
                 _sum([layer.baseline_ms for layer in members]),
                 _sum([layer.measured_ms for layer in members]),
+                changed(members[0]),
             )
         )
-    return sorted(groups, key=lambda group: (group.reason != "decomposed", -(group.before_ms or 0.0), group.reason))
+    return sorted(groups, key=lambda group: (_LEADING.get(group.reason, 2), -(group.before_ms or 0.0), group.reason))
 
 
 def _sum(values: list[float | None]) -> float | None:
@@ -163,18 +171,32 @@ def _faster(manifest: Manifest) -> str:
         what = "One image" if first.pair.batch == 1 else f"A batch of {first.pair.batch}"
         speed = f"{what} takes {text.milliseconds(first.result_ms)} instead of {text.milliseconds(first.baseline_ms)}. "
     return (
-        f"{speed}The answer is the original's on {text.percent(accuracy.agreement)} of {accuracy.images:,} images "
+        f"{speed}{_work(manifest)}"
+        f"The answer is the original's on {text.percent(accuracy.agreement)} of {accuracy.images:,} images "
         f"that took no part in making it.{'' if accuracy.labelled else _UNLABELLED}"
     )
 
 
+def _work(manifest: Manifest) -> str:
+    """What was done to the Convs, where int8 has a part in it: how many are low-rank, how many int8."""
+    quantised = sum(layer.precision == "int8" for layer in manifest.layers)
+    if not quantised:
+        return ""
+    low_rank = sum(layer.rank is not None for layer in manifest.layers)
+    of = f"of its {len(manifest.layers)} Convs"
+    if not low_rank:
+        return f"{quantised} {of} compute in 8-bit integers. "
+    return f"{low_rank} {of} are low-rank, {quantised} compute in 8-bit integers. "
+
+
 def _kept(manifest: Manifest) -> str:
-    plans = [point for point in manifest.frontier if point.name not in ("original", "folded")]
+    plans = [point for point in manifest.frontier if is_plan(point)]
     what = "top-1" if manifest.accuracy.labelled else "agreement"
     if plans:
+        judged = "1 plan was judged" if len(plans) == 1 else f"{len(plans)} plans were judged"
         within = sum(point.selection_drop_pp <= manifest.max_drop_pp for point in plans)
         tried = (
-            f"{len(plans)} plans were judged, {within or 'none'} of them within {manifest.max_drop_pp:g} pp of {what} "
+            f"{judged}, {within or 'none'} of them within {manifest.max_drop_pp:g} pp of {what} "
             f"on the images to choose on. None proved to be both certain enough of that and measurably faster."
         )
     else:

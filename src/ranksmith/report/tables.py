@@ -6,7 +6,10 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-from ranksmith.results import Manifest, Spectrum, SpectrumReport, SweepPoint, SweepReport
+from msgspec import structs
+
+from ranksmith.report.families import family
+from ranksmith.results import Manifest, OptionRecord, PredictionAudit, Spectrum, SpectrumReport, SweepPoint, SweepReport
 
 __all__ = ["spectrum_table", "sweep_table", "tables"]
 
@@ -24,17 +27,26 @@ _LAYER_FIELDS = (
     "baseline_ms",
     "predicted_ms",
     "measured_ms",
+    "sensitivity",
+    "damage",
+    "weighted",
     "detail",
 )
+_OPTION_FIELDS = OptionRecord.__struct_fields__
+_PROVIDER_FIELDS = ("provider", "precision", "baseline_ms", "result_ms", "ratio", "note")
 _FRONTIER_FIELDS = (
     "name",
+    "family",
     "plan",
     "macs",
     "params",
     "speedup",
+    "predicted_ms",
+    "measured_ms",
     "selection_drop_pp",
     "selection_agreement",
     "selection_kl",
+    "probability",
     "chosen",
 )
 
@@ -42,7 +54,7 @@ _FRONTIER_FIELDS = (
 def tables(manifest: Manifest) -> dict[str, str]:
     """CSV texts by file name."""
     frontier = [
-        [*(getattr(point, field) for field in _FRONTIER_FIELDS), *(point.speedup_ci95 or (None, None))]
+        [*_cells(structs.replace(point, family=family(point)), _FRONTIER_FIELDS), *(point.speedup_ci95 or (None, None))]
         for point in manifest.frontier
     ]
     latency = [
@@ -51,11 +63,18 @@ def tables(manifest: Manifest) -> dict[str, str]:
         for index, (original, result) in enumerate(zip(pair.baseline_ms, pair.result_ms, strict=True))
     ]
     return {
-        "layers.csv": _csv(
-            _LAYER_FIELDS, ([getattr(layer, field) for field in _LAYER_FIELDS] for layer in manifest.layers)
+        "layers.csv": _csv(_LAYER_FIELDS, (_cells(layer, _LAYER_FIELDS) for layer in manifest.layers)),
+        "options.csv": _csv(
+            ("node", *_OPTION_FIELDS),
+            ((layer.node, *_cells(option, _OPTION_FIELDS)) for layer in manifest.layers for option in layer.options),
         ),
         "frontier.csv": _csv((*_FRONTIER_FIELDS, "speedup_low", "speedup_high"), frontier),
         "latency.csv": _csv(("batch", "pair", "original_ms", "result_ms", "ratio"), latency),
+        "prediction.csv": _csv(("predicted_ms", "measured_ms"), _predictions(manifest.prediction)),
+        "providers.csv": _csv(
+            (*_PROVIDER_FIELDS, "ratio_low", "ratio_high"),
+            ((*_cells(entry, _PROVIDER_FIELDS), *entry.ci95) for entry in manifest.providers),
+        ),
         "spectra.csv": _spectra(manifest.spectra, manifest.rank_errors),
         "stages.csv": _csv(("stage", "seconds"), manifest.stages_s.items()),
     }
@@ -69,7 +88,11 @@ def spectrum_table(report: SpectrumReport) -> str:
 def sweep_table(report: SweepReport) -> str:
     """A line a rank, a column an error."""
     fields = SweepPoint.__struct_fields__
-    return _csv(fields, ([getattr(point, field) for field in fields] for point in report.points))
+    return _csv(fields, (_cells(point, fields) for point in report.points))
+
+
+def _predictions(prediction: PredictionAudit | None) -> Iterable[Sequence[object]]:
+    return zip(prediction.predicted_ms, prediction.measured_ms, strict=True) if prediction else ()
 
 
 def _spectra(spectra: Sequence[Spectrum], errors: dict[str, list[float]] | None) -> str:
@@ -82,6 +105,10 @@ def _spectra(spectra: Sequence[Spectrum], errors: dict[str, list[float]] | None)
 
     header = ("node", "rank", "output_energy", "weight_energy")
     return _csv(header if errors is None else (*header, "layer_relative_l2"), lines())
+
+
+def _cells(record: object, fields: Sequence[str]) -> list[object]:
+    return [getattr(record, field) for field in fields]
 
 
 def _at(values: Sequence[float], rank: int) -> float | None:

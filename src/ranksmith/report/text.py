@@ -14,6 +14,7 @@ __all__ = [
     "duration",
     "file_size",
     "interval",
+    "millinats",
     "milliseconds",
     "nats",
     "percent",
@@ -74,6 +75,14 @@ def nats(value: float) -> str:
     if 0 < value < 1e-4:
         return "< 0.0001"
     return f"{value:#.2g}" if 0 < value < 10 else f"{value:.0f}"
+
+
+def millinats(value: float | None) -> str:
+    """A divergence in nats as thousandths: what one layer adds is small."""
+    if value is None:
+        return DASH
+    digits = 0 if value == 0 else 3 if abs(value) < 1e-4 else 2 if abs(value) < 1e-2 else 1
+    return f"{_number(1000 * value, digits)}{_GLUE}mnat"
 
 
 def count(value: float | None) -> str:

@@ -33,7 +33,16 @@ from ranksmith.results.measurement import (
     ProviderStatus,
     Speedup,
 )
-from ranksmith.results.plan import Family, FrontierPoint, LayerRecord, OptionRecord, PlanEntry, Precision, RankPlan
+from ranksmith.results.plan import (
+    Explanation,
+    Family,
+    FrontierPoint,
+    LayerRecord,
+    OptionRecord,
+    PlanEntry,
+    Precision,
+    RankPlan,
+)
 from ranksmith.results.quantize import QuantizeReport, RangeMethod
 from ranksmith.results.spectra import Spectrum, SpectrumReport, SweepPoint, SweepReport
 
@@ -50,6 +59,7 @@ __all__ = [
     "Doctor",
     "Evaluation",
     "EvaluationLatency",
+    "Explanation",
     "Family",
     "FileInfo",
     "FrontierPoint",

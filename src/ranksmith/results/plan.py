@@ -8,7 +8,16 @@ import msgspec
 
 from ranksmith.results.common import Interval
 
-__all__ = ["Family", "FrontierPoint", "LayerRecord", "OptionRecord", "PlanEntry", "Precision", "RankPlan"]
+__all__ = [
+    "Explanation",
+    "Family",
+    "FrontierPoint",
+    "LayerRecord",
+    "OptionRecord",
+    "PlanEntry",
+    "Precision",
+    "RankPlan",
+]
 
 Precision = Literal["fp32", "int8"]
 Family = Literal["original", "folded", "int8", "low-rank", "low-rank-int8", "uniform-svd"]
@@ -46,6 +55,10 @@ class RankPlan(msgspec.Struct, frozen=True, kw_only=True):
     calibration: int | None = None
     """Images that the plan was made with, drawn by `seed`."""
     seed: int | None = None
+    weighted: bool = False
+    """Factors are fitted to the model's answer (Fisher weighting) rather than to each layer's own output."""
+    rounds: int = 0
+    """Alternating refinement rounds of the fitted factors."""
 
 
 class OptionRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +109,14 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Estimated divergence, in nats, that the layer as decided adds to the model's output."""
     weighted: bool = False
     """Its factors were fitted to the model's output rather than to the layer's alone."""
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """One layer's story out of a bundle, as `ranksmith report --explain NODE --json` prints it."""
+
+    schema: str = "ranksmith.explanation/1"
+    model: str
+    layer: LayerRecord
 
 
 class FrontierPoint(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,8 +14,10 @@ from ranksmith.bundle.manifest import write
 from ranksmith.cli.app import run
 from ranksmith.cli.verb_sweep import parse_ranks
 from ranksmith.errors import RankError
+from ranksmith.results import Explanation, from_json
 from tests.models import residual_classifier, save
 from tests.unit.report import manifests
+from tests.unit.report.mixed import mixed
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,31 @@ def test_report_rebuilds_what_was_lost(tmp_path: Path, capsys: pytest.CaptureFix
     assert run(["report", str(bundle), "--quiet"]) == 0
     assert (bundle / "report.html").read_bytes() == first
     assert (bundle / "report" / "frontier.svg").is_file()
+
+
+def test_report_explains_one_conv_and_draws_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = mixed()
+    write(manifest, tmp_path)
+    node = manifest.layers[2].node
+    assert run(["report", str(tmp_path), "--explain", node]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"{node}\n")
+    assert "Considered, fastest first (8):" in told
+    assert run(["report", str(tmp_path), "--explain", node, "--json"]) == 0
+    explained = from_json(capsys.readouterr().out, Explanation)
+    assert explained.schema == "ranksmith.explanation/1"
+    assert explained.layer == manifest.layers[2]
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_report_cannot_explain_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(mixed(), tmp_path)
+    assert run(["report", str(tmp_path), "--explain", "res2a_branch2z"]) == 2
+    told = capsys.readouterr().err
+    assert "no Conv named 'res2a_branch2z'" in told
+    assert "nearest: res2a_branch2" in told
+    assert run(["report", str(tmp_path), "--json"]) == 2
+    assert "--json goes with --explain" in capsys.readouterr().err
 
 
 def test_report_of_what_is_not_a_bundle_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
 from ranksmith.report.drawing import themed
+from ranksmith.report.figure_audit import prediction_svg
+from ranksmith.report.figure_frontier import off_scale
 from ranksmith.report.figure_layers import layers_svg
 from ranksmith.report.figure_spectra import rank_for, spectrum_svg
 from ranksmith.report.figure_sweep import sweep_svg
 from ranksmith.report.figures import figures
-from ranksmith.results import Manifest, Spectrum, SweepPoint, SweepReport
+from ranksmith.results import LayerRecord, Manifest, PredictionAudit, Spectrum, SweepPoint, SweepReport
 from tests.unit.report import manifests
+from tests.unit.report.mixed import mixed
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -31,7 +35,7 @@ def drawn() -> dict[str, str]:
 
 
 def test_a_full_manifest_has_every_figure(drawn: dict[str, str]) -> None:
-    assert list(drawn) == ["frontier", "latency", "layers", "audit", "spectra", "errors"]
+    assert list(drawn) == ["frontier", "latency", "audit", "layers", "spectra", "errors"]
     for svg in drawn.values():
         assert texts(svg)
         assert "<image" not in svg
@@ -53,6 +57,77 @@ def test_what_the_manifest_does_not_know_is_not_drawn() -> None:
     assert list(figures(kept)) == ["frontier", "layers"]
     empty = msgspec.structs.replace(manifests.tiny(), frontier=[], latency=[], spectra=[], rank_errors={})
     assert figures(empty) == {}
+
+
+@pytest.fixture(scope="module")
+def everything() -> Manifest:
+    return mixed()
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_the_frontier_draws_every_family_that_it_has(everything: Manifest, narrow: bool) -> None:
+    shown = texts(figures(few(everything), narrow=narrow)["frontier"])
+    for label in ("original", "folded", "int8 alone", "uniform SVD", "low rank", "low rank × int8"):
+        assert shown.count(label) == 1
+    assert "chosen, 4.20×" in shown
+    assert "asked for: at most 1 pp" in shown
+    only = msgspec.structs.replace(few(everything), frontier=everything.frontier[:3])
+    shown = texts(figures(only, narrow=narrow)["frontier"])
+    assert "int8 alone" in shown
+    assert "uniform SVD" not in shown
+
+
+def test_what_lost_far_too_much_does_not_flatten_the_rest(everything: Manifest) -> None:
+    assert [point.selection_drop_pp for point in off_scale(everything)] == [14.0, 47.0]
+    ticks = [text for text in texts(figures(few(everything))["frontier"]) if text.isdigit()]
+    assert max(map(int, ticks)) <= 6
+    hopeless = [
+        msgspec.structs.replace(point, selection_drop_pp=80.0, chosen=False) for point in everything.frontier[:2]
+    ]
+    figures(msgspec.structs.replace(few(everything), frontier=hopeless))
+
+
+def test_whole_models_and_changed_convs_are_audited(everything: Manifest) -> None:
+    drawn = figures(msgspec.structs.replace(few(everything), layers=everything.layers[:6], frontier=[]))
+    assert list(drawn) == ["prediction", "audit", "layers"]
+    assert "Whole models: measured ms" in texts(drawn["prediction"])
+    assert "Single Convs: measured ms" in texts(drawn["audit"])
+    assert prediction_svg(PredictionAudit(plans=0, median_error=0.0, predicted_ms=[], measured_ms=[])) is None
+
+
+def test_a_row_tells_kind_rank_and_precision(everything: Manifest) -> None:
+    def layer(**fields: Any) -> LayerRecord:
+        chosen = {"kind": "output-pca", "rank": 16, "full_rank": 64, "precision": "int8"} | fields
+        return msgspec.structs.replace(everything.layers[1], **chosen)
+
+    layers = [
+        layer(node="a"),
+        layer(node="b", kind="spatial-vertical", rank=96),
+        layer(node="c", kind=None, rank=None),
+        layer(node="d", kind=None, rank=None, precision="fp32", reason="kept-sensitive"),
+        layer(node="e", precision="fp32"),
+    ]
+    svg, narrow = layers_svg(layers), layers_svg(layers, narrow=True)
+    assert svg is not None
+    assert narrow is not None
+    told = ["output-pca, 16 of 64 · int8", "spatial-vertical, 96 · int8", "int8", "sensitive", "output-pca, 16 of 64"]
+    assert [text for text in texts(svg) if text in told] == told
+    assert [text for text in texts(narrow) if text in ("16/64", "96", "int8", "sensitive")] == [
+        "16/64", "96", "int8", "sensitive", "16/64"
+    ]  # fmt: skip
+
+
+def test_a_rank_that_is_not_of_the_output_is_not_marked_on_its_spectrum(everything: Manifest) -> None:
+    """A spatial pair's rank may exceed the number of output channels."""
+    layer = msgspec.structs.replace(everything.layers[2], kind="spatial-vertical", rank=100)
+    spectrum = Spectrum(node=layer.node, output=[0.5, 0.8, 1.0], weight=[0.5, 0.8, 1.0])
+    drawn = figures(
+        msgspec.structs.replace(
+            few(everything), frontier=[], layers=[layer], spectra=[spectrum], rank_errors={layer.node: [0.7, 0.4, 0.0]}
+        )
+    )
+    assert "100" in texts(drawn["spectra"])
+    texts(drawn["errors"])
 
 
 @pytest.mark.parametrize("narrow", [False, True])

@@ -12,6 +12,7 @@ import pytest
 from ranksmith.report.page import render, write_report
 from ranksmith.results import Manifest
 from tests.unit.report import manifests
+from tests.unit.report.mixed import mixed
 
 
 class Page(HTMLParser):
@@ -125,11 +126,52 @@ def test_every_layer_is_there_with_its_reason(faster_html: str) -> None:
         assert layer.detail in text
 
 
+@pytest.fixture(scope="module")
+def mixed_html() -> str:
+    return render(light(mixed()))
+
+
+def test_low_rank_and_int8_together_are_told_apart(mixed_html: str) -> None:
+    text = Page(mixed_html).text
+    assert "1 of its 3 Convs are low-rank, 2 compute in 8-bit integers." in text
+    assert "Convs decomposed 1 of 3, 2 in int8" in text
+    assert "quantized 1 Conv" in text
+    assert "low rank × int8 4.20×" in text
+    assert "the true loss is within what was asked for: 83 %" in text
+
+
+def test_predictions_and_other_providers_have_their_sections(mixed_html: str) -> None:
+    text = Page(mixed_html).text
+    assert "The latency of 8 whole models was predicted" in text
+    assert "off by 3.1 % in the median" in text
+    assert "Of 2 changed Convs the prediction was off by" in text
+    assert "openvino , fp32 · 3.92× , 3.85 to 3.99" in text
+    assert "cpu , int8 · 4.18× , 4.12 to 4.24 · chosen for this" in text
+    assert "this CPU computes bf16 without AMX" in text
+    assert "Correcting mean and bias of 31 Convs" in text
+
+
+def test_sections_of_what_was_not_measured_are_left_out() -> None:
+    bare = msgspec.structs.replace(light(mixed()), layers=[], prediction=None, providers=[], notes=[])
+    html = render(bare)
+    assert not {"prediction", "providers"} & set(Page(html).ids)
+    for words in ("Predicted against measured", "On other providers", "Found on the way", "was considered for each"):
+        assert words not in html
+
+
+def test_what_was_considered_is_there_for_each_conv(mixed_html: str) -> None:
+    text = Page(mixed_html).text
+    assert "What was considered for each Conv: 16 options" in text
+    chosen = next(option for option in mixed().layers[2].options if option.verdict == "chosen")
+    assert f"{chosen.kind} {chosen.rank} int8" in text
+    assert "1 more, each no faster than another that does less damage" in text
+
+
 @pytest.mark.parametrize(
-    "manifest", [None, light(manifests.kept_original()), manifests.tiny()], ids=["faster", "kept", "tiny"]
+    "manifest", [None, light(manifests.kept_original()), manifests.tiny()], ids=["mixed", "kept", "tiny"]
 )
-def test_a_page_needs_nothing_but_itself(manifest: Manifest | None, faster_html: str) -> None:
-    html = faster_html if manifest is None else render(manifest)
+def test_a_page_needs_nothing_but_itself(manifest: Manifest | None, mixed_html: str) -> None:
+    html = mixed_html if manifest is None else render(manifest)
     page = Page(html)
     assert "script" not in page.tags
     assert "default-src 'none'" in html
@@ -168,5 +210,6 @@ def test_the_report_is_written_with_its_figures_and_tables(tmp_path: Path, faste
     names = {path.name for path in (tmp_path / "report").iterdir()}
     assert names == {
         *(f"{name}.svg" for name in ("frontier", "latency", "layers", "audit", "spectra", "errors")),
-        *(f"{name}.csv" for name in ("layers", "frontier", "latency", "spectra", "stages")),
+        *(f"{name}.csv" for name in ("layers", "options", "frontier", "latency", "prediction", "providers")),
+        *(f"{name}.csv" for name in ("spectra", "stages")),
     }

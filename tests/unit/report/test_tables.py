@@ -7,9 +7,11 @@ import io
 
 import pytest
 
+from ranksmith.report.families import FAMILIES
 from ranksmith.report.tables import spectrum_table, sweep_table, tables
 from ranksmith.results import Spectrum, SpectrumReport, SweepReport
 from tests.unit.report import manifests
+from tests.unit.report.mixed import mixed
 
 
 def rows(text: str) -> list[dict[str, str]]:
@@ -36,6 +38,25 @@ def test_numbers_keep_six_digits_and_what_is_unknown_is_empty() -> None:
     assert found["frontier.csv"][0]["speedup_low"] == ""
     pair = found["latency.csv"][0]
     assert float(pair["ratio"]) == pytest.approx(float(pair["original_ms"]) / float(pair["result_ms"]), rel=1e-5)
+
+
+def test_options_providers_and_predictions_read_back() -> None:
+    manifest = mixed()
+    found = {name: rows(text) for name, text in tables(manifest).items()}
+    options = [(layer.node, option.verdict) for layer in manifest.layers for option in layer.options]
+    assert [(line["node"], line["verdict"]) for line in found["options.csv"]] == options
+    assert [line["provider"] for line in found["providers.csv"]] == ["openvino", "openvino-bf16"]
+    assert float(found["providers.csv"][0]["ratio_low"]) == 3.85
+    assert manifest.prediction is not None
+    assert [float(line["measured_ms"]) for line in found["prediction.csv"]] == manifest.prediction.measured_ms
+    assert {line["family"] for line in found["frontier.csv"]} == set(FAMILIES)
+    empty = tables(manifests.faster())
+    assert [rows(empty[name]) for name in ("options.csv", "providers.csv", "prediction.csv")] == [[], [], []]
+
+
+def test_manifests_without_families_name_the_untouched_models() -> None:
+    found = rows(tables(manifests.faster())["frontier.csv"])
+    assert [line["family"] for line in found[:3]] == ["original", "folded", "low-rank"]
 
 
 def test_names_with_commas_quotes_and_line_breaks_read_back() -> None:
