@@ -23,6 +23,7 @@ from ranksmith.lowrank.kinds.output_pca import OUTPUT_PCA
 from ranksmith.lowrank.kinds.spatial import SPATIAL_HORIZONTAL, SPATIAL_VERTICAL
 from ranksmith.lowrank.kinds.tucker2 import TUCKER2
 from ranksmith.lowrank.kinds.weight_svd import WEIGHT_SVD
+from ranksmith.lowrank.scarce import blend_input, blend_output
 from ranksmith.lowrank.statistics import InputStatistics, Moments, OutputStatistics
 from ranksmith.lowrank.weighting import weightings
 
@@ -60,20 +61,38 @@ class Factorizer:
         """The rank, per group, at which the layer is reproduced."""
         return full_rank(self.layer, self.kind)
 
-    def factors(self, rank: int) -> tuple[ConvLayer, ...]:
+    @property
+    def undersampled(self) -> bool:
+        """Whether the statistics are of fewer positions than they have entries, per group.
+
+        Their covariance is singular then. The predicted errors allow for it (`scarce`), but on other images
+        they may be twice as large.
+        """
+        found = self.statistics
+        if found is None:
+            return False
+        return found.count < found.width // (1 if isinstance(found, InputStatistics) else self.layer.group)
+
+    def factors(self, rank: int, *, rounds: int = 1) -> tuple[ConvLayer, ...]:
         """The chain at `rank`, first to last, in the weight's type.
+
+        Args:
+            rounds: alternating refinement of input-side and spatial factors, at most so many rounds: each fits the
+                first factor to the second and the second to the first again, and is kept if the weighted error
+                falls. `errors` does not know of it.
 
         Raises:
             RankError: a rank outside 1..full.
             UsageError: no such kind, or not the statistics it needs.
         """
         self._check(rank)
-        return join_chains([part.factors(rank) for part in self._analyses])
+        return join_chains([part.factors(rank, rounds) for part in self._analyses])
 
     def errors(self, ranks: Sequence[int]) -> Float64:
         """Predicted relative L2 errors of the layer, ‖ŷ − y‖ / ‖y − ȳ‖ over the data, without building the chains.
 
-        They are in the plain metric, G = I, whatever the weighting that the factors were made for.
+        Where the data are few (`scarce`), over their blend with white noise. They are in the plain metric, G = I,
+        whatever the weighting that the factors were made for.
 
         Raises:
             RankError: a rank outside 1..full.
@@ -162,10 +181,12 @@ def _group_sources(kind: Kind, layer: ConvLayer, statistics: Statistics | None) 
     given = "input" if isinstance(statistics, InputStatistics) else "output"
     if given != (kind.needs or "output"):
         raise UsageError(f"{kind.name} takes statistics of the layer's {kind.needs or 'output'}, not of its {given}")
+    parts = split_layer(layer)
     if isinstance(statistics, InputStatistics):
-        return [partial(statistics.moments, group) for group in range(layer.group)]
-    return [_given(part) for part in output_moments(statistics.moments(), layer.group)]
+        return [partial(_input_moments, statistics, part, group) for group, part in enumerate(parts)]
+    moments = output_moments(statistics.moments(), layer.group)
+    return [partial(blend_output, part, own) for part, own in zip(parts, moments, strict=True)]
 
 
-def _given(moments: Moments) -> Source:
-    return lambda: moments
+def _input_moments(statistics: InputStatistics, part: ConvLayer, group: int) -> Moments:
+    return blend_input(part, statistics.moments(group))

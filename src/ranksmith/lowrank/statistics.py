@@ -50,6 +50,7 @@ class _Streaming:
         self.count = 0
         self.images = 0
         self.max_positions_per_image = max_positions_per_image
+        self.width = width
         self._shift = np.zeros((groups, width))
         self._sum = np.zeros((groups, width))
         self._gram = np.zeros((groups, width, width))
@@ -136,6 +137,7 @@ class OutputStatistics(_Streaming):
         max_positions_per_image: take evenly spaced positions only, at most about so many of each image.
 
     Attributes:
+        width: entries of a vector, the channels.
         count: number of positions seen.
         images: number of images seen.
     """
@@ -192,6 +194,7 @@ class InputStatistics(_Streaming):
         max_positions_per_image: as for `OutputStatistics`.
 
     Attributes:
+        width: entries of a group's column, I/group·kh·kw.
         count: number of positions seen.
         images: number of images seen.
     """

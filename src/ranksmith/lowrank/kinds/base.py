@@ -41,8 +41,8 @@ class Analysis(Protocol):
         """E‖y − ȳ‖², what `squared_error` is relative to."""
         ...
 
-    def factors(self, rank: int) -> tuple[ConvLayer, ...]:
-        """The chain at `rank`, first to last."""
+    def factors(self, rank: int, rounds: int) -> tuple[ConvLayer, ...]:
+        """The chain at `rank`, first to last, after at most `rounds` rounds of refinement by kinds that have one."""
         ...
 
     def squared_errors(self, ranks: Sequence[int]) -> Float64:

@@ -19,6 +19,7 @@ import numpy as np
 from ranksmith.convolution import ConvLayer
 from ranksmith.lowrank.kinds.base import Float64, Kind, Source, make_chain, own_bias
 from ranksmith.lowrank.kinds.index import IndexSplit
+from ranksmith.lowrank.kinds.refine import refine
 from ranksmith.lowrank.kinds.shared import SharedSplit, split_columns
 from ranksmith.lowrank.weighting import Weighting
 
@@ -27,25 +28,30 @@ __all__ = ["PairAnalysis", "pair_kind"]
 
 @dataclass(frozen=True, eq=False)
 class PairAnalysis:
-    """All ranks of A then B."""
+    """All ranks of A then B. `weighting` is G, [O, O]."""
 
     layer: ConvLayer
     index: IndexSplit
     split: SharedSplit
+    weighting: Float64
 
     @property
     def energy(self) -> float:
         return float(np.trace(self.split.output))
 
-    def factors(self, rank: int) -> tuple[ConvLayer, ...]:
-        split, size = self.split, rank * self.split.rest
-        second = split.system(rank).solve(size)
+    def factors(self, rank: int, rounds: int) -> tuple[ConvLayer, ...]:
+        split = self.split
+        # At full rank the pair is exact, and of what never varies there is nothing to fit.
+        if rounds and split.rest > 1 and rank < len(split.basis) and self.energy > 0:
+            first, second = refine(split, rank, self.weighting, rounds)
+        else:
+            first, second = split.basis[:rank], split.system(rank).solve(rank * split.rest)
         first_shape, second_shape = self.index.shapes(self.layer, rank)
         # s runs as (channel, axis of A) and k as the rest in order, so both reshape straight to their kernels.
         return make_chain(
             self.layer,
-            (split.basis[:rank].reshape(first_shape), second.T.reshape(second_shape)),
-            own_bias(self.layer) + split.response - split.mean[:size] @ second,
+            (first.reshape(first_shape), second.T.reshape(second_shape)),
+            own_bias(self.layer) + split.offset(first, second),
         )
 
     def squared_errors(self, ranks: Sequence[int]) -> Float64:
@@ -58,7 +64,7 @@ class PairAnalysis:
 
 def _analyse(index: IndexSplit, layer: ConvLayer, source: Source | None, weighting: Weighting) -> PairAnalysis:
     assert source is not None
-    return PairAnalysis(layer, index, split_columns(layer, source, index, weighting.matrix))
+    return PairAnalysis(layer, index, split_columns(layer, source, index, weighting.matrix), weighting.matrix)
 
 
 def pair_kind(name: str, index: IndexSplit, description: str) -> Kind:

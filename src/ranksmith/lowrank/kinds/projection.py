@@ -82,7 +82,7 @@ class ProjectionAnalysis:
     def energy(self) -> float:
         return float(np.trace(self.moments.covariance))
 
-    def factors(self, rank: int) -> tuple[ConvLayer, ...]:
+    def factors(self, rank: int, rounds: int) -> tuple[ConvLayer, ...]:
         first_shape, second_shape = shapes(self.layer, rank)
         left, right = self.left[:, :rank], self.right[:rank]
         bias = None

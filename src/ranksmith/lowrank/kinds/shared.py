@@ -39,6 +39,8 @@ C is fetched where it is needed and not kept: a 4608-column layer's takes 170 MB
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,22 +68,28 @@ class SharedSplit:
 
     Attributes:
         source: the moments of the columns.
+        weight: W, [O, d].
         columns: where (s, k) stands among a column's entries, [s, k].
         basis: T, [f, s].
         start: B₀ᵀ, [f·k, O].
         cross: P·C·Wᵀ, [f·k, O].
-        ridge: the diagonal of R, [f·k].
-        mean: m in the basis, [f·k].
+        variances: the diagonal of Λ, [f].
+        shrinkage: τ.
+        damping: λ.
+        mean: m, [s, k].
         output: Cov(y) = W·C·Wᵀ, [O, O].
         response: W·m, [O].
     """
 
     source: Source
+    weight: Float64
     columns: NDArray[np.intp]
     basis: Float64
     start: Float64
     cross: Float64
-    ridge: Float64
+    variances: Float64
+    shrinkage: float
+    damping: float
     mean: Float64
     output: Float64
     response: Float64
@@ -90,6 +98,11 @@ class SharedSplit:
     def rest(self) -> int:
         """|k|, the unknowns of a direction."""
         return int(self.columns.shape[1])
+
+    @cached_property
+    def ridge(self) -> Float64:
+        """The diagonal of R, [f·k]."""
+        return np.repeat(self.damping + self.shrinkage * self.variances, self.rest)
 
     def system(self, rank: int) -> NestedSystem:
         """The equations of all ranks up to `rank`; rank r is the first r·|k| unknowns."""
@@ -106,6 +119,10 @@ class SharedSplit:
         """P·C·Pᵀ·Bᵀ of a second factor that solves the equations, [r·k, O], without C."""
         size = len(second)
         return np.asarray(self.right(size) - self.ridge[:size, None] * second)
+
+    def offset(self, first: Float64, second: Float64) -> Float64:
+        """W·m − Ŵ·m [O] of any pair: the bias that keeps the output's mean, before the layer's own."""
+        return np.asarray(self.response - (first @ self.mean).ravel() @ second)
 
     def squared_error(self, second: Float64) -> float:
         """E‖ŷ − y‖² of a second factor that solves the equations."""
@@ -131,10 +148,7 @@ def split_columns(layer: ConvLayer, source: Source, index: IndexSplit, weighting
     root, directions = np.sqrt(strength[:full]), directions[:, :full]
     inverse = np.divide(1.0, root, out=np.zeros(full), where=strength[:full] > _NEGLIGIBLE * strength[0])
 
-    shared_covariance = np.zeros((size, size))
-    for own in columns.T:
-        shared_covariance += moments.covariance[np.ix_(own, own)]
-    shared_covariance /= rest
+    shared_covariance = mean_block(moments.covariance, columns)
     white = float(np.trace(shared_covariance)) / size
     # Constant inputs have no spread at all: then the weight alone decides.
     noise = _WHITE * white if white > 0 else 1.0
@@ -143,23 +157,33 @@ def split_columns(layer: ConvLayer, source: Source, index: IndexSplit, weighting
 
     basis = rotation.T @ (root[:, None] * directions.T)
     variances = np.einsum("fs,fs->f", basis @ shared_covariance, basis).clip(min=0)
-    shrinkage = _SHRINK * size * rest / moments.count
-    ridge = _RIDGE * variances.mean() + shrinkage * variances
     spread = moments.covariance @ weight.T
     return SharedSplit(
         source=source,
+        weight=weight,
         columns=columns,
         basis=basis,
         start=(((directions * inverse) @ rotation).T @ by_shared).reshape(full * rest, outputs),
         cross=(basis @ spread[columns].reshape(size, rest * outputs)).reshape(full * rest, outputs),
-        ridge=np.repeat(ridge if ridge.max() > 0 else np.ones(full), rest),
-        mean=(basis @ moments.mean[columns]).ravel(),
+        variances=variances,
+        shrinkage=_SHRINK * size * rest / moments.count,
+        # Any λ gives B₀ where nothing varies.
+        damping=float(_RIDGE * variances.mean()) or 1.0,
+        mean=moments.mean[columns],
         output=weight @ spread,
         response=weight @ moments.mean,
     )
 
 
-def projected_covariance(covariance: Float64, columns: NDArray[np.intp], first: Float64) -> Float64:
+def mean_block(covariance: Float64, columns: NDArray[np.intp]) -> Float64:
+    """C_s [s, s], the mean over k of C[:,k,:,k]."""
+    total = np.zeros((len(columns), len(columns)))
+    for own in columns.T:
+        total += covariance[np.ix_(own, own)]
+    return np.asarray(total / columns.shape[1])
+
+
+def projected_covariance(covariance: NDArray[np.floating[Any]], columns: NDArray[np.intp], first: Float64) -> Float64:
     """P·C·Pᵀ, [r·k, r·k] for a first factor [r, s]: the covariance of what it makes of the columns."""
     rank, rest = len(first), columns.shape[1]
     projected = np.empty((rank, rest, rank, rest))

@@ -72,14 +72,13 @@ class _TuckerAnalysis:
     def energy(self) -> float:
         return float(np.trace(self.split.output))
 
-    def factors(self, rank: int) -> tuple[ConvLayer, ...]:
+    def factors(self, rank: int, rounds: int) -> tuple[ConvLayer, ...]:
         outside, inside = mode_ranks(self.layer, rank)
-        size = inside * self.split.rest
-        left = self.left[:, :outside]
-        core = self.right[:outside] @ self.split.system(inside).solve(size).T
-        parts = (self.split.basis[:inside], core, left)
+        first, left = self.split.basis[:inside], self.left[:, :outside]
+        core = self.right[:outside] @ self.split.system(inside).solve(inside * self.split.rest).T
+        parts = (first, core, left)
         weights = [part.reshape(shape) for part, shape in zip(parts, _shapes(self.layer, rank), strict=True)]
-        bias = own_bias(self.layer) + self.split.response - left @ (core @ self.split.mean[:size])
+        bias = own_bias(self.layer) + self.split.offset(first, (left @ core).T)
         return make_chain(self.layer, weights, bias)
 
     def squared_errors(self, ranks: Sequence[int]) -> Float64:
