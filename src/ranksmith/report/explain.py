@@ -59,7 +59,7 @@ def _facts(manifest: Manifest, layer: LayerRecord) -> Iterator[tuple[str, str]]:
         now = f", {text.count(after)} now" if shrunk else ""
         yield (
             "multiply-adds",
-            f"{text.count(layer.macs_before)}{now}; a pair is cheaper below rank {layer.break_even_rank}",
+            f"{text.count(layer.macs_before)}{now}; an output-side pair is cheaper below rank {layer.break_even_rank}",
         )
     if layer.retained_energy is not None:
         yield "energy kept", f"{text.percent(layer.retained_energy, 2)} of the output's, over the calibration images"

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from ranksmith.report import text
 from ranksmith.report.drawing import ACCENT, MUTED, WARM, axes, canvas, drawn
 from ranksmith.report.families import FAMILIES, UNTOUCHED, family
-from ranksmith.report.placing import Box, freest, marker, plotting_area, text_width
+from ranksmith.report.placing import Box, freest, marker, plotting_area, stroke, text_width
 from ranksmith.results import Family, FrontierPoint, Manifest
 
 __all__ = ["frontier_svg", "off_scale"]
@@ -164,6 +164,9 @@ def _labels(ax: Axes, panel: _Panel, near: Sequence[FrontierPoint]) -> None:
     Each goes where it covers least of what is drawn: few points, but wherever a frontier happens to bend.
     """
     taken = [marker(ax, point.speedup, panel.value(point), large=point.chosen) for point in near]
+    taken += [stroke(ax, *point.speedup_ci95, panel.value(point)) for point in near if point.speedup_ci95 is not None]
+    if panel.budget_pp is not None:
+        taken.append(stroke(ax, *ax.get_xlim(), panel.budget_pp))
     chosen = next((point for point in near if point.chosen and family(point) not in UNTOUCHED), None)
     if chosen is not None:
         taken.append(_beside(ax, f"chosen, {text.ratio(chosen.speedup)}", chosen, panel, taken, bold=True))
@@ -184,7 +187,7 @@ def _beside(ax: Axes, label: str, point: FrontierPoint, panel: _Panel, taken: Se
     bottoms = [y - 22, y + 12, y - 38, y + 28]
     if panel.rising:
         bottoms = [y + 12, y - 22, y + 28, y - 38]
-    lefts = (x + 11, x - 11 - width)
+    lefts = (x + 11, x - 11 - width, x - width / 2)
     places = [Box(left, bottom, left + width, bottom + 12) for bottom in bottoms for left in lefts]
     best = freest(ax, places, [box for box in taken if box != around])
     ax.annotate(

@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
-__all__ = ["Box", "freest", "marker", "plotting_area", "text_width"]
+__all__ = ["Box", "freest", "marker", "plotting_area", "stroke", "text_width"]
 
-_MARKER, _LARGE_MARKER = 6.0, 10.0
+_MARKER, _LARGE_MARKER, _STROKE = 6.0, 10.0, 3.0
+"""Half of what they take, in points."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,13 @@ def marker(ax: Axes, x: float, y: float, *, large: bool = False) -> Box:
     right, up = (ax.transData.transform((x, y)) - (ax.bbox.x0, ax.bbox.y0)) * _points(ax)
     half = _LARGE_MARKER if large else _MARKER
     return Box(right - half, up - half, right + half, up + half)
+
+
+def stroke(ax: Axes, start: float, end: float, y: float) -> Box:
+    """What a horizontal line between two places takes; the axes' limits must stand."""
+    left, right = marker(ax, start, y), marker(ax, end, y)
+    _, middle = left.centre
+    return Box(left.centre[0], middle - _STROKE, right.centre[0], middle + _STROKE)
 
 
 def freest(ax: Axes, places: Iterable[Box], taken: Sequence[Box]) -> Box:

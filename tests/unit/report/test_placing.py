@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ranksmith.report.drawing import axes, canvas
-from ranksmith.report.placing import Box, freest, marker, plotting_area, text_width
+from ranksmith.report.placing import Box, freest, marker, plotting_area, stroke, text_width
 
 
 def test_a_label_goes_to_the_first_place_that_is_free() -> None:
@@ -29,6 +29,8 @@ def test_places_are_points_from_the_corner_of_the_axes() -> None:
     whole = plotting_area(ax)
     assert (whole.right, whole.top) == pytest.approx((100, 50))
     assert marker(ax, 5, 0.5).centre == pytest.approx((50, 25))
+    line = stroke(ax, 2, 4, 0.5)
+    assert (line.left, line.right, line.centre[1]) == pytest.approx((20, 40, 25))
     assert marker(ax, 5, 0.5, large=True).area > marker(ax, 5, 0.5).area
 
 
