@@ -29,6 +29,8 @@ METHODS = ("minmax", "percentile-99.999", "percentile-99.99", "entropy")
 
 _BINS = 8192
 _CENTRE = _BINS // 2
+_LEAST_LIMIT = 2.0**-100
+"""Keeps the scale of tiny values within float32."""
 _LEVELS = 256
 _THRESHOLDS = 96
 """How many thresholds `entropy` tries."""
@@ -76,7 +78,7 @@ class Histogram:
         """Widen the bins until `largest` lies in one."""
         if largest == 0.0:
             return
-        limit = float(np.ldexp(1.0, int(np.frexp(largest)[1])))
+        limit = max(float(np.ldexp(1.0, int(np.frexp(largest)[1]))), _LEAST_LIMIT)
         if self._limit == 0.0:
             self._limit = limit
         while self._limit < limit:

@@ -40,11 +40,12 @@ Range = tuple[float, float]
 """(lowest, highest) of a value."""
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
-OPERATORS = (
-    *_WEIGHTED,
-    *("Add", "AveragePool", "Clip", "Concat", "Flatten", "GlobalAveragePool", "LeakyRelu", "MaxPool", "Mul", "Pad"),
-    *("Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
+_MOVING = (
+    *("AveragePool", "Flatten", "MaxPool", "Pad", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Transpose"),
+    "Unsqueeze",
 )
+_COMPUTING = ("Add", "Clip", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul", "Relu", "Sigmoid")
+OPERATORS = (*_WEIGHTED, *_COMPUTING, *_MOVING)
 """What is quantized: the operators that onnxruntime's CPU provider computes on integers."""
 
 _PER_CHANNEL_OPSET = 13
@@ -54,18 +55,17 @@ _INFERRED = onnx.StringStringEntryProto(key="onnx.infer", value="onnxruntime.qua
 """With it onnxruntime takes the shapes for inferred; without, it writes the model to disk to infer them."""
 
 
-def quantizable_values(model: bytes, *, keep: Collection[str] = ()) -> list[str]:
+def quantizable_values(model: bytes) -> list[str]:
     """The values of `model` whose ranges `quantize` needs, in graph order.
 
     Raises:
-        NodeNotFoundError: `keep` names a node that the model does not have.
         ModelError: the model cannot be read, or has no operator to quantize.
     """
-    proto = _prepared(model, keep)
+    proto = _prepared(model, keep=())
     every_value = [value.name for value in proto.graph.input]
     every_value += [name for node in proto.graph.node for name in node.output if name]
     with _quiet(), translated("onnxruntime cannot quantize the model"):
-        quantizer = _quantizer(proto, dict.fromkeys(every_value, (0.0, 1.0)), keep=keep, reduce_range=False)
+        quantizer = _quantizer(proto, dict.fromkeys(every_value, (0.0, 1.0)), keep=(), reduce_range=False)
         for node in quantizer.model.nodes():
             if quantizer.should_quantize_node(node):
                 CreateQDQQuantizer(quantizer, node).quantize()
@@ -80,7 +80,7 @@ def quantize(
 
     Args:
         model: a serialized, normalized model (nodes named, constants among the initializers).
-        ranges: of every value in `quantizable_values(model, keep=keep)`; others are ignored.
+        ranges: of every value in `quantizable_values(model)`, whatever is kept; others are ignored.
         keep: names of nodes that stay float.
         reduce_range: 7-bit weights; None: where this CPU needs them.
 
@@ -113,9 +113,8 @@ def _prepared(model: bytes, keep: Collection[str]) -> onnx.ModelProto:
     except DecodeError as error:
         raise ModelError(f"cannot quantize: not an ONNX model: {error}") from error
     names = [node.name for node in proto.graph.node]
-    for name in keep:
-        if name not in names:
-            raise NodeNotFoundError(name, names)
+    if unknown := [name for name in keep if name not in names]:
+        raise NodeNotFoundError(unknown[0], names)
     if not any(node.op_type in _WEIGHTED and node.name not in keep for node in proto.graph.node):
         which = "that is not kept " if keep else ""
         raise ModelError(
@@ -127,18 +126,27 @@ def _prepared(model: bytes, keep: Collection[str]) -> onnx.ModelProto:
                 f"cannot quantize: the weight {tensor.name} holds NaN or infinity",
                 hint="the model is damaged, or its training diverged",
             )
+    proto = onnx.shape_inference.infer_shapes(_upgraded(proto))
+    proto.metadata_props.append(_INFERRED)
+    return proto
+
+
+def _upgraded(proto: onnx.ModelProto) -> onnx.ModelProto:
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset >= _PER_CHANNEL_OPSET:
+        return proto
     try:
-        if opset < _PER_CHANNEL_OPSET:
-            proto = onnx.version_converter.convert_version(proto, _PER_CHANNEL_OPSET)
-        proto = onnx.shape_inference.infer_shapes(proto)
-    except (RuntimeError, ValueError) as error:
+        return onnx.version_converter.convert_version(proto, _PER_CHANNEL_OPSET)
+    except (
+        onnx.version_converter.ConvertError,
+        onnx.shape_inference.InferenceError,
+        RuntimeError,
+        ValueError,
+    ) as error:
         raise ModelError(
             f"opset {opset} cannot be brought to {_PER_CHANNEL_OPSET}, which int8 needs: {str(error).splitlines()[0]}",
             hint="export the model again with a newer opset",
         ) from error
-    proto.metadata_props.append(_INFERRED)
-    return proto
 
 
 def _quantizer(
@@ -161,7 +169,11 @@ def _quantizer(
 
 
 def _completed(proto: onnx.ModelProto, ranges: Mapping[str, Range]) -> dict[str, Range]:
-    """`ranges` within what each Relu and Clip lets through, and the same before it, where it is to disappear."""
+    """`ranges` with those that follow from them, so that whatever is kept float, none is missing.
+
+    What only moves or selects values has its input's range; before a Relu or Clip stands the range behind it, which
+    lies within what it lets through.
+    """
     for name, (low, high) in ranges.items():
         if not (math.isfinite(low) and math.isfinite(high) and low <= high):
             raise ModelError(f"cannot quantize: the range of {name} is {low} to {high}", hint="calibrate again")
@@ -173,6 +185,10 @@ def _completed(proto: onnx.ModelProto, ranges: Mapping[str, Range]) -> dict[str,
         low, high = complete[node.output[0]]
         complete[node.output[0]] = (min(max(low, bounds[0]), bounds[1]), max(min(high, bounds[1]), bounds[0]))
         complete.setdefault(node.input[0], complete[node.output[0]])
+    for node in proto.graph.node:
+        if node.op_type in _MOVING and node.input[0] in complete:
+            for name in node.output:
+                complete.setdefault(name, complete[node.input[0]])
     return complete
 
 
@@ -188,7 +204,7 @@ def _bounds(node: onnx.NodeProto, proto: onnx.ModelProto) -> Range | None:
         if name:
             if name not in constants:
                 return None
-            bounds[place] = float(numpy_helper.to_array(constants[name]))
+            bounds[place] = float(numpy_helper.to_array(constants[name]).item())
     return bounds[0], bounds[1]
 
 

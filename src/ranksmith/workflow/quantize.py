@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ranksmith.data.dataset import Dataset
 from ranksmith.data.loader import Batch, load
 from ranksmith.data.split import split
-from ranksmith.errors import DataError, ModelError
+from ranksmith.errors import DataError, ModelError, NodeNotFoundError
 from ranksmith.graph import io
 from ranksmith.graph.expose import expose
 from ranksmith.graph.fold import fold
@@ -102,14 +102,14 @@ class BestRanges:
     table: list[RangeMethod]
 
 
-def collect_ranges(model: bytes, batches: Iterable[Batch], *, keep: Collection[str] = (), threads: int) -> Histograms:
+def collect_ranges(model: bytes, batches: Iterable[Batch], *, threads: int) -> Histograms:
     """Run `model` over `batches` and fill a histogram for each value that `quantize` needs the range of.
 
     Raises:
         ModelError: no operator to quantize, not one input, or a value that is not finite.
         DataError: no batch came.
     """
-    values = quantizable_values(model, keep=keep)
+    values = quantizable_values(model)
     graph = ir.serde.deserialize_model(onnx.load_model_from_string(model))
     # A graph input cannot also be an output: what is seen of it is the batch itself.
     given = {value.name for value in graph.graph.inputs}
@@ -198,15 +198,14 @@ def quantize_model(
     model = io.load(source.path)
     fold(model)
     content = io.to_bytes(model)
-    # What cannot be quantized, and a node that does not exist, are told before the images are read.
-    quantizable_values(content, keep=keep)
+    names = [node.name or "" for node in model.graph]
+    if unknown := [name for name in keep if name not in names]:
+        raise NodeNotFoundError(unknown[0], names)
     chosen = split(dataset, calibration=calibration, seed=seed, calibration_only=True)
     for warning in chosen.warnings:
         progress.warn(warning)
     images = Calibration(dataset, chosen.calibration, preprocess, image_batch(model, source.path, wanted=_BATCH))
-    histograms = collect_ranges(
-        content, images.batches(progress, "Ranges of the activations"), keep=keep, threads=threads
-    )
+    histograms = collect_ranges(content, images.batches(progress, "Ranges of the activations"), threads=threads)
     best = best_ranges(content, histograms, images, methods=methods, keep=keep, threads=threads, progress=progress)
     integer, floating = split_by_precision(ir.serde.deserialize_model(onnx.load_model_from_string(best.model)))
     return best.model, QuantizeReport(
