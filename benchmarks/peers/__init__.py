@@ -1,0 +1,1 @@
+"""The methods that `benchmarks/frontier.py` compares with ours, and how they are compared."""

@@ -1,0 +1,111 @@
+"""What a method gives at a given time, and whether two methods differ there. Pure: numbers in, numbers out.
+
+A method's frontier is a set of measured models; the folded original (1x, all answers its own) belongs to every one.
+At a target speed-up s, that is at 1/s of the original's time:
+
+- `measured`: a model within the tolerance of s stands for the method;
+- `interpolated`: else its neighbours in time do, linearly. With times t_a > 1/s > t_b (of the original's) every
+  image's value is (1 − w)·v_a + w·v_b, w = (t_a − 1/s)/(t_a − t_b): what one would expect of a method that draws
+  model b for a fraction w of the requests, so the interval over images is that of a mean;
+- `faster`: a method of one model (int8) that needs less time than that; its model stands as it is;
+- `not reached`: no model of the method is as fast.
+
+Neighbours are chosen by time alone, never by how good they are on the images that they are judged on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranksmith.measure.bootstrap import mean_ci95
+from ranksmith.results import Interval
+
+__all__ = ["Mix", "agreement_ci95", "at_speedup", "blend", "difference", "verdict"]
+
+How = Literal["measured", "interpolated", "faster", "not reached"]
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Which of a method's models stand for it at a target, and how much of each.
+
+    Attributes:
+        parts: (index into the speed-ups that were given, weight); index None is the folded original.
+        speedup: of the mix, the target unless `how` is `measured` or `faster`.
+    """
+
+    how: How
+    parts: tuple[tuple[int | None, float], ...]
+    speedup: float
+
+
+def at_speedup(speedups: Sequence[float], target: float, *, tolerance: float = 0.015, interpolable: bool = True) -> Mix:
+    """What stands for a method with models of these speed-ups at `target`.
+
+    Args:
+        tolerance: relative difference up to which a model counts as being at the target.
+        interpolable: False for a method that is one model rather than a range of them.
+    """
+    near = [index for index, speedup in enumerate(speedups) if abs(speedup / target - 1) <= tolerance]
+    if near:
+        best = min(near, key=lambda index: abs(speedups[index] - target))
+        return Mix("measured", ((best, 1.0),), speedups[best])
+    faster = [index for index, speedup in enumerate(speedups) if speedup > target]
+    if not faster:
+        return Mix("not reached", (), target)
+    below = min(faster, key=lambda index: speedups[index])
+    if not interpolable:
+        return Mix("faster", ((below, 1.0),), speedups[below])
+    slower = [index for index, speedup in enumerate(speedups) if 1.0 < speedup < target]
+    above = max(slower, key=lambda index: speedups[index]) if slower else None
+    slow_time = 1.0 if above is None else 1 / speedups[above]
+    weight = (slow_time - 1 / target) / (slow_time - 1 / speedups[below])
+    return Mix("interpolated", ((above, 1 - weight), (below, weight)), target)
+
+
+def blend(mix: Mix, values: Sequence[NDArray[np.float64]], original: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each image's value of the mix, [n].
+
+    Args:
+        values: by model, each [n].
+        original: of the folded original, [n].
+    """
+    total = np.zeros_like(original, np.float64)
+    for index, weight in mix.parts:
+        total += weight * (original if index is None else values[index])
+    return total
+
+
+def agreement_ci95(agreeing: NDArray[np.float64], seed: int) -> Interval:
+    """The bootstrap interval of a mean agreement [n] in 0..1.
+
+    Where no image disagrees resampling knows no spread; the low end is then the rule of three's, 1 − 3/n.
+    """
+    low, high = mean_ci95(agreeing, seed)
+    if agreeing.min() == agreeing.max() == 1.0:
+        low = max(0.0, 1 - 3 / agreeing.size)
+    return low, high
+
+
+def difference(ours: NDArray[np.float64], theirs: NDArray[np.float64], seed: int) -> tuple[float, Interval]:
+    """Mean of ours − theirs over the same images [n], and its paired bootstrap interval."""
+    paired = ours - theirs
+    return float(paired.mean()), mean_ci95(paired, seed)
+
+
+def verdict(ours: Interval, theirs: Interval, paired: Interval) -> str:
+    """In words, for values of which more is better: do the intervals overlap, and what do the pairs say?"""
+    if ours[0] > theirs[1]:
+        return "ours is higher, the intervals do not overlap"
+    if ours[1] < theirs[0]:
+        return "ours is lower, the intervals do not overlap"
+    if paired[0] > 0:
+        return "the intervals overlap; image by image ours is higher"
+    if paired[1] < 0:
+        return "the intervals overlap; image by image ours is lower"
+    return "the intervals overlap, too few images to tell"
