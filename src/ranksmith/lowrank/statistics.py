@@ -12,17 +12,22 @@ sums to this shift. Everything is kept in float64.
 The product over one block of positions is made in float64 for outputs. For columns, which are ten times
 the work, it is made in the activations' own float32: a block is at most 16,384 terms, whose sum keeps six
 digits, and it is the sum over blocks, float64 here, in which float32 would lose a batch against the total.
+
+S is symmetric: the product is a symmetric rank-k update, half the work of a matrix product, and only the lower
+triangle of S is kept up to date until somebody asks. Nothing here holds more than one d × d array beside S: at
+4608 columns each takes 170 MB.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import get_blas_funcs
 
 from ranksmith.convolution import ConvLayer
 from ranksmith.errors import ModelError
@@ -56,7 +61,7 @@ class _Streaming:
         self._gram = np.zeros((groups, width, width))
 
     def to_arrays(self) -> dict[str, Array]:
-        """Everything that `from_arrays` needs, for a cache file."""
+        """Everything that `from_arrays` needs, for a cache file; of the Gram matrix the lower triangle counts."""
         return {
             "count": np.array([self.count, self.images]),
             "shift": self._shift,
@@ -76,10 +81,13 @@ class _Streaming:
             return
         if not self.count:
             self._shift = other._shift.copy()
-        move = (other._shift - self._shift)[:, :, None]
-        cross = move * other._sum[:, None, :]
-        self._gram += other._gram + cross + cross.transpose(0, 2, 1) + other.count * move * move.transpose(0, 2, 1)
-        self._sum += other._sum + other.count * move[:, :, 0]
+        move = other._shift - self._shift
+        half = other._sum + other.count / 2 * move
+        self._gram += other._gram
+        for gram, a, b in zip(self._gram, move, half, strict=True):
+            for row, left, right in zip(gram, a, b, strict=True):
+                row += left * b + right * a
+        self._sum += other._sum + other.count * move
         self.count += other.count
         self.images += other.images
 
@@ -96,7 +104,11 @@ class _Streaming:
 
     def _add(self, blocks: Iterable[Array], images: int) -> None:
         """Take blocks [groups, width, positions], which this may overwrite."""
+        scratch: Array | None = None
         for block in blocks:
+            if scratch is None:
+                scratch = np.zeros(self._gram.shape[1:], block.dtype)
+                update = get_blas_funcs("syrk", (scratch,))
             with np.errstate(over="ignore", invalid="ignore"):
                 if not self.count:
                     self._shift = block.mean(axis=2, dtype=np.float64)
@@ -105,16 +117,17 @@ class _Streaming:
                 if not self.count:
                     self._shift = self._shift.astype(block.dtype).astype(np.float64)
                 total = block.sum(axis=2, dtype=np.float64)
-                products = [part @ part.T for part in block]
-                finite = np.isfinite(total).all() and all(np.isfinite(np.diagonal(part)).all() for part in products)
-            if not finite:
-                raise ModelError(
-                    "activations are not finite (NaN or infinity)",
-                    hint="check that the model and the preprocessing fit the images",
-                )
+                for gram, part in zip(self._gram, block, strict=True):
+                    # BLAS sees the transposes, whose upper triangle is our lower one.
+                    update(1.0, part.T, trans=1, c=scratch.T, overwrite_c=1)
+                    if not np.isfinite(np.diagonal(scratch)).all():
+                        raise ModelError(
+                            "activations are not finite (NaN or infinity)",
+                            hint="check that the model and the preprocessing fit the images",
+                        )
+                    for rows in _panels(len(gram)):
+                        gram[rows, : rows.stop] += scratch[rows, : rows.stop]
             self._sum += total
-            for group, product in enumerate(products):
-                self._gram[group] += product
             self.count += block.shape[2]
         self.images += images
 
@@ -126,7 +139,21 @@ class _Streaming:
         # Row by row: at 4608 columns the outer product alone would take 170 MB.
         for row, value in zip(covariance, mean, strict=True):
             row -= value * mean
+        _mirror(covariance)
         return Moments(mean + self._shift[group], covariance, self.count)
+
+
+def _panels(size: int) -> Iterator[slice]:
+    """Rows in parts of at most 512."""
+    return (slice(start, min(start + 512, size)) for start in range(0, size, 512))
+
+
+def _mirror(matrix: Float64) -> None:
+    """Copy the lower triangle to the upper one."""
+    for rows in _panels(len(matrix)):
+        matrix[: rows.start, rows] = matrix[rows, : rows.start].T
+        corner = matrix[rows, rows]
+        corner[...] = np.tril(corner) + np.tril(corner, -1).T
 
 
 class OutputStatistics(_Streaming):
