@@ -29,7 +29,7 @@ from ranksmith.runtime.session import Session, fixed_batch, open_session
 
 __all__ = ["gather_fisher"]
 
-_BUDGET_BYTES = 512 << 20
+_BUDGET_BYTES = 256 << 20
 """Of all gradients of one batch together."""
 
 
@@ -63,8 +63,7 @@ def gather_fisher(
         DataError: not a single image could be read.
         ModelError: the model is no classifier of images, it cannot be run, or a gradient is not finite.
     """
-    forward = open_session(to_bytes(model), threads=threads)
-    output, source, fixed = class_output(forward), single_input(forward), fixed_batch(forward)
+    source, output, fixed = _ends(model, threads)
     values = {conv_context(model, node).output_value: node for node in nodes}
     gradients, reached = score_model(model, list(values), output)
     found = {values[value]: GradientStatistics(conv_layer(model, values[value]).out_channels) for value in reached}
@@ -88,6 +87,12 @@ def gather_fisher(
     if not next(iter(found.values())).images:
         raise DataError(f"not one image of {dataset.name} could be read", hint=skipped[0] if skipped else None)
     return found
+
+
+def _ends(model: ir.Model, threads: int) -> tuple[str, str, int | None]:
+    """The names of the input and of the class output, and the batch where it is fixed."""
+    session = open_session(to_bytes(model), threads=threads)
+    return single_input(session), class_output(session), fixed_batch(session)
 
 
 def _take(

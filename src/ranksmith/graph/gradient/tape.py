@@ -25,6 +25,7 @@ whole where the gradient is not known."""
 Rule: TypeAlias = "Callable[[Tape, ir.Node], Parts]"
 
 _AXES_AS_INPUT_OPSET = 13
+_SHARED_ELEMENTS = 64
 
 
 class Tape:
@@ -42,7 +43,7 @@ class Tape:
         self._taken = taken_names(model.graph)
         self._gradients: dict[ir.Value, ir.Value] = {}
         self._shapes: dict[ir.Value, ir.Value] = {}
-        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes] | None, ir.Value] = {}
 
     def wants(self, value: ir.Value) -> bool:
         return value in self._wanted
@@ -77,18 +78,17 @@ class Tape:
         return node.outputs[0]
 
     def constant(self, array: NDArray[Any]) -> ir.Value:
-        """`array` as an initializer; equal ones are one."""
-        array = np.ascontiguousarray(array)
-        key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self._constants:
-            name = free_name("ranksmith_gradient_constant", self._taken)
-            tensor = ir.Tensor(array, name=name)
-            value = ir.Value(
-                name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-            )
-            self._graph.register_initializer(value)
+        """`array` as an initializer; small ones that are equal are one."""
+        key = (array.dtype.str, array.shape, array.tobytes()) if array.size <= _SHARED_ELEMENTS else None
+        if key in self._constants:
+            return self._constants[key]
+        name = free_name("ranksmith_gradient_constant", self._taken)
+        tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
+        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        self._graph.register_initializer(value)
+        if key is not None:
             self._constants[key] = value
-        return self._constants[key]
+        return value
 
     def scalar(self, number: float, like: ir.Value) -> ir.Value:
         """A constant of the type of `like`."""
