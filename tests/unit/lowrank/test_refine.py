@@ -63,11 +63,14 @@ def test_the_mean_of_the_output_is_kept(kind: str) -> None:
     np.testing.assert_allclose(*means, atol=1e-5)
 
 
-def test_a_pointwise_layer_is_left_as_it_is() -> None:
+@pytest.mark.parametrize(("kernel", "images"), [((1, 1), 3), ((3, 3), 1)])
+def test_a_pointwise_layer_and_one_of_too_few_positions_are_left_as_they_are(
+    kernel: tuple[int, int], images: int
+) -> None:
     rng = np.random.default_rng(0)
-    layer = make_layer(rng, 6, 5, (1, 1))
+    layer = make_layer(rng, 6, 5, kernel)
     statistics = InputStatistics(layer)
-    statistics.update(activations(rng, 3, 5, (8, 8)))
+    statistics.update(activations(rng, images, 5, (8, 8)))
     factorizer = Factorizer(layer, "input-side", statistics)
     for plain, refined in zip(factorizer.factors(3, rounds=0), factorizer.factors(3), strict=True):
         np.testing.assert_array_equal(plain.weight, refined.weight)

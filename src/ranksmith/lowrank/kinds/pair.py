@@ -19,7 +19,7 @@ import numpy as np
 from ranksmith.convolution import ConvLayer
 from ranksmith.lowrank.kinds.base import Float64, Kind, Source, make_chain, own_bias
 from ranksmith.lowrank.kinds.index import IndexSplit
-from ranksmith.lowrank.kinds.refine import refine
+from ranksmith.lowrank.kinds.refine import refine, worthwhile
 from ranksmith.lowrank.kinds.shared import SharedSplit, split_columns
 from ranksmith.lowrank.weighting import Weighting
 
@@ -41,8 +41,7 @@ class PairAnalysis:
 
     def factors(self, rank: int, rounds: int) -> tuple[ConvLayer, ...]:
         split = self.split
-        # At full rank the pair is exact, and of what never varies there is nothing to fit.
-        if rounds and split.rest > 1 and rank < len(split.basis) and self.energy > 0:
+        if rounds and worthwhile(split, rank):
             first, second = refine(split, rank, self.weighting, rounds)
         else:
             first, second = split.basis[:rank], split.system(rank).solve(rank * split.rest)

@@ -12,8 +12,11 @@ with the shrinkage τ by which `shared` fits B: a B found there is the best for 
   (Σ_k B_kᵀ·G·B_k)⁻¹ · X · C_s⁻¹. Single precision is enough for a step whose result is judged in double.
 - B: as in `shared`, with λ pulling towards the B there is.
 
-A round that does not lower f is dropped. With |k| = 1 there is nothing to gain: A and B are then
-the reduced-rank regression.
+A round that does not lower f is dropped. Nothing is to be gained with |k| = 1, where A and B are the reduced-rank
+regression, at full rank, where they are exact, and for τ → ∞, where they are the best for C_s ⊗ I.
+
+Measured on ResNet-50 at half rank, error on other images: 128-channel 3×3, 3 to 5 % less, 256-channel .5 to 1.5 %
+(72 images, τ = 1.6); 512-channel from 72 images (τ = 13) nothing, in three seconds.
 """
 
 from __future__ import annotations
@@ -29,12 +32,14 @@ from ranksmith.lowrank.kinds.base import Float64
 from ranksmith.lowrank.kinds.nested import factorise
 from ranksmith.lowrank.kinds.shared import SharedSplit, mean_block, projected_covariance
 
-__all__ = ["refine"]
+__all__ = ["refine", "worthwhile"]
 
 Array = NDArray[Any]
 
 # Two come within 0.2 % of where it converges to, four no further.
 _ITERATIONS = 3
+# From this τ on, which is fewer positions than columns, a round is not worth its time.
+_SHRUNK = 10.0
 # Of the mean eigenvalue: λ, and what the preconditioner's two matrices are raised by.
 _RIDGE = 1e-4
 
@@ -46,6 +51,12 @@ class _Pair:
     first: Float64
     second: Float64
     cost: float
+
+
+def worthwhile(split: SharedSplit, rank: int) -> bool:
+    """Whether a round may gain anything at `rank`."""
+    varies = bool(np.trace(split.output) > 0)
+    return varies and split.rest > 1 and rank < len(split.basis) and split.shrinkage < _SHRUNK
 
 
 def refine(split: SharedSplit, rank: int, weighting: Float64, rounds: int) -> tuple[Float64, Float64]:
