@@ -19,6 +19,7 @@ from ranksmith.errors import ModelError, NodeNotFoundError
 from ranksmith.graph.gradient.label import drawn_label
 from ranksmith.graph.gradient.rules import find_rule
 from ranksmith.graph.gradient.tape import Tape
+from ranksmith.graph.gradient.upgrade import upgraded
 from ranksmith.graph.nodes import reads
 from ranksmith.graph.normalize import normalize
 
@@ -44,7 +45,8 @@ def gradient_model(model: ir.Model, values: Sequence[str], output: str) -> tuple
     Returns:
         A model with the inputs of `model` and `SEED` (type and shape of `output`), whose outputs are called
         `gradient_name(value)` and have the type and shape of `value`; and the values that it reaches, in the order
-        of those outputs. A model of an opset before 11 reaches nothing but `output` itself.
+        of those outputs. A model of an opset before 13 is converted; one that cannot be reaches
+        nothing but `output` itself.
 
     Raises:
         NodeNotFoundError: there is no such value.
@@ -78,7 +80,7 @@ def _given_seed(tape: Tape, target: ir.Value) -> ir.Value:
 def _differentiated(
     model: ir.Model, values: Sequence[str], output: str, seed_of: Callable[[Tape, ir.Value], ir.Value]
 ) -> tuple[ir.Model, list[str]]:
-    model = model.clone()
+    model = upgraded(model)
     normalize(model)
     graph = model.graph
     known = {value.name or "": value for value in graph.inputs}

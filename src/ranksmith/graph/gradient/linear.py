@@ -28,8 +28,6 @@ from ranksmith.graph.nodes import attribute_float, attribute_int, constant_of, s
 
 __all__ = ["RULES", "transposed_conv"]
 
-_SOFTMAX_ALONG_ONE_AXIS_OPSET = 13
-
 
 def _conv(tape: Tape, node: ir.Node) -> Parts:
     x, weight = node.inputs[0], constant_of(node.inputs[1])
@@ -130,14 +128,8 @@ def _matmul(tape: Tape, node: ir.Node) -> Parts:
 
 def _softmax(tape: Tape, node: ir.Node) -> Parts:
     y = node.outputs[0]
-    if tape.opset >= _SOFTMAX_ALONG_ONE_AXIS_OPSET:
-        axes = [attribute_int(node, "axis", -1)]
-    elif y.shape is None:
-        return None
-    else:  # it used to flatten everything from `axis` on
-        axes = list(range(len(y.shape)))[attribute_int(node, "axis", 1) :]
     dy = tape.gradient(y)
-    mean = tape.sum(tape.op("Mul", dy, y), axes, keepdims=True)
+    mean = tape.sum(tape.op("Mul", dy, y), [attribute_int(node, "axis", -1)], keepdims=True)
     return [tape.op("Mul", y, tape.op("Sub", dy, mean))]
 
 

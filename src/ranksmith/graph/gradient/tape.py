@@ -24,7 +24,6 @@ whole where the gradient is not known."""
 
 Rule: TypeAlias = "Callable[[Tape, ir.Node], Parts]"
 
-_AXES_AS_INPUT_OPSET = 13
 _SHARED_ELEMENTS = 64
 
 
@@ -121,8 +120,6 @@ class Tape:
 
     def sum(self, value: ir.Value, axes: Sequence[int], *, keepdims: bool) -> ir.Value:
         """The sum of `value` over `axes`."""
-        if self.opset < _AXES_AS_INPUT_OPSET:
-            return self.op("ReduceSum", value, axes=list(axes), keepdims=int(keepdims))
         return self.op("ReduceSum", value, self.ints(*axes), keepdims=int(keepdims))
 
     def unbroadcast(self, gradient: ir.Value, made: ir.Value, given: ir.Value) -> ir.Value | None:
@@ -140,8 +137,6 @@ class Tape:
             if stretched:
                 gradient = self.sum(gradient, stretched, keepdims=True)
             return self.sum(gradient, leading, keepdims=False) if missing else gradient
-        if self.opset < _AXES_AS_INPUT_OPSET:
-            return None  # ReduceSum cannot take axes that are found in the graph
         if missing:
             gradient = self.sum(gradient, leading, keepdims=False)
         single = self.op("Equal", self.shape(given), self.ints(1))

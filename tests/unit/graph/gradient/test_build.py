@@ -109,9 +109,23 @@ def test_an_unknown_operator_beside_the_way_does_no_harm() -> None:
     assert reached(classifier_with(body)) == ["first_out", "second_out"]
 
 
-def test_old_opsets_are_not_followed() -> None:
-    assert reached(classifier_with(unary("Relu"), opset=9)) == []
-    assert reached(classifier_with(unary("Relu"), opset=11)) == ["first_out", "second_out"]
+@pytest.mark.parametrize("opset", [7, 8, 9, 10, 11, 12])
+def test_old_opsets_are_converted(opset: int) -> None:
+    new, old = (residual_classifier(opset=number) for number in (13, opset))
+    rng = np.random.default_rng(0)
+    x, seed = rng.standard_normal((2, 3, 16, 16)).astype(np.float32), rng.standard_normal((2, 10)).astype(np.float32)
+    values = ["stem_out", "block1/conv2_out"]
+    expected, found = (gradients(model, x, seed, values, "logits") for model in (new, old))
+    assert list(found) == values
+    for value in values:
+        np.testing.assert_allclose(found[value], expected[value], rtol=1e-4, atol=1e-6)
+
+
+def test_what_cannot_be_converted_is_not_followed() -> None:
+    model = classifier_with(unary("Own", domain="com.example"), opset=9)
+    model.opset_import.append(onnx.helper.make_opsetid("com.example", 1))
+    model.graph.node[0].op_type = "ConvOfTomorrow"
+    assert reached(model) == []
 
 
 def test_what_the_output_does_not_depend_on_is_not_reached() -> None:
