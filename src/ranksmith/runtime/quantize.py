@@ -55,17 +55,20 @@ _INFERRED = onnx.StringStringEntryProto(key="onnx.infer", value="onnxruntime.qua
 """With it onnxruntime takes the shapes for inferred; without, it writes the model to disk to infer them."""
 
 
-def quantizable_values(model: bytes) -> list[str]:
+def quantizable_values(model: bytes, *, keep: Collection[str] = ()) -> list[str]:
     """The values of `model` whose ranges `quantize` needs, in graph order.
 
+    Those for an empty `keep` serve every other.
+
     Raises:
+        NodeNotFoundError: `keep` names a node that the model does not have.
         ModelError: the model cannot be read, or has no operator to quantize.
     """
-    proto = _prepared(model, keep=())
+    proto = _prepared(model, keep)
     every_value = [value.name for value in proto.graph.input]
     every_value += [name for node in proto.graph.node for name in node.output if name]
     with _quiet(), translated("onnxruntime cannot quantize the model"):
-        quantizer = _quantizer(proto, dict.fromkeys(every_value, (0.0, 1.0)), keep=(), reduce_range=False)
+        quantizer = _quantizer(proto, dict.fromkeys(every_value, (0.0, 1.0)), keep=keep, reduce_range=False)
         for node in quantizer.model.nodes():
             if quantizer.should_quantize_node(node):
                 CreateQDQQuantizer(quantizer, node).quantize()
@@ -80,7 +83,7 @@ def quantize(
 
     Args:
         model: a serialized, normalized model (nodes named, constants among the initializers).
-        ranges: of every value in `quantizable_values(model)`, whatever is kept; others are ignored.
+        ranges: of every value in `quantizable_values(model, keep=keep)`; others are ignored.
         keep: names of nodes that stay float.
         reduce_range: 7-bit weights; None: where this CPU needs them.
 

@@ -102,14 +102,18 @@ class BestRanges:
     table: list[RangeMethod]
 
 
-def collect_ranges(model: bytes, batches: Iterable[Batch], *, threads: int) -> Histograms:
+def collect_ranges(model: bytes, batches: Iterable[Batch], *, keep: Collection[str] = (), threads: int) -> Histograms:
     """Run `model` over `batches` and fill a histogram for each value that `quantize` needs the range of.
 
+    Args:
+        keep: nodes that stay float; the histograms for none serve any.
+
     Raises:
+        NodeNotFoundError: `keep` names a node that the model does not have.
         ModelError: no operator to quantize, not one input, or a value that is not finite.
         DataError: no batch came.
     """
-    values = quantizable_values(model)
+    values = quantizable_values(model, keep=keep)
     graph = ir.serde.deserialize_model(onnx.load_model_from_string(model))
     # A graph input cannot also be an output: what is seen of it is the batch itself.
     given = {value.name for value in graph.graph.inputs}
@@ -205,8 +209,15 @@ def quantize_model(
     for warning in chosen.warnings:
         progress.warn(warning)
     images = Calibration(dataset, chosen.calibration, preprocess, image_batch(model, source.path, wanted=_BATCH))
-    histograms = collect_ranges(content, images.batches(progress, "Ranges of the activations"), threads=threads)
-    best = best_ranges(content, histograms, images, methods=methods, keep=keep, threads=threads, progress=progress)
+    # First the file itself, so that one that takes no images, or is no classifier, is told by its name.
+    session = open_session(source.path, threads=threads)
+    reference, _ = logits(session, images.batches(progress, "The float model's answers"))
+    histograms = collect_ranges(
+        content, images.batches(progress, "Ranges of the activations"), keep=keep, threads=threads
+    )
+    best = best_ranges(
+        content, histograms, images, methods=methods, reference=reference, keep=keep, threads=threads, progress=progress
+    )
     integer, floating = split_by_precision(ir.serde.deserialize_model(onnx.load_model_from_string(best.model)))
     return best.model, QuantizeReport(
         model=source.name,

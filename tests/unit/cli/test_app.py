@@ -50,7 +50,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--help"]) == 0
     shown = capsys.readouterr().out
-    verbs = "fetch inspect fold expose spectrum sweep decompose compress compare evaluate bench report doctor"
+    verbs = "fetch inspect fold expose spectrum sweep decompose quantize compress compare evaluate bench report doctor"
     for verb in verbs.split():
         assert f"\n  {verb} " in shown
 
