@@ -91,7 +91,7 @@ class Factorizer:
     def errors(self, ranks: Sequence[int]) -> Float64:
         """Predicted relative L2 errors of the layer, ‖ŷ − y‖ / ‖y − ȳ‖ over the data, without building the chains.
 
-        Where the data are few (`scarce`), over their blend with white noise. They are in the plain metric, G = I,
+        Of very few positions (`scarce`), over their blend with white noise. They are in the plain metric, G = I,
         whatever the weighting that the factors were made for.
 
         Raises:

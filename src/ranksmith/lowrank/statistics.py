@@ -41,11 +41,17 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Mean [d] and covariance [d, d] of a random vector, float64, and how many samples they are from."""
+    """Mean [d] and covariance [d, d] of a random vector, float64, and how many samples they are from.
+
+    Where the covariance was blended with white noise for the sake of the factors (`scarce`), errors are
+    predicted over scale·covariance + white·I instead.
+    """
 
     mean: Float64
     covariance: Float64
     count: float = math.inf
+    scale: float = 1.0
+    white: float = 0.0
 
 
 class _Streaming:

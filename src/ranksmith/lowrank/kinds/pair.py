@@ -37,7 +37,7 @@ class PairAnalysis:
 
     @property
     def energy(self) -> float:
-        return float(np.trace(self.split.output))
+        return self.split.energy
 
     def factors(self, rank: int, rounds: int) -> tuple[ConvLayer, ...]:
         split = self.split

@@ -79,6 +79,7 @@ class SharedSplit:
         mean: m, [s, k].
         output: Cov(y) = W·C·Wᵀ, [O, O].
         response: W·m, [O].
+        scale, white: errors are over scale·C + white·I.
     """
 
     source: Source
@@ -93,6 +94,13 @@ class SharedSplit:
     mean: Float64
     output: Float64
     response: Float64
+    scale: float
+    white: float
+
+    @property
+    def energy(self) -> float:
+        """E‖y − ȳ‖², what errors are relative to."""
+        return float(self.scale * np.trace(self.output) + self.white * np.vdot(self.weight, self.weight))
 
     @property
     def rest(self) -> int:
@@ -127,7 +135,15 @@ class SharedSplit:
     def squared_error(self, second: Float64) -> float:
         """E‖ŷ − y‖² of a second factor that solves the equations."""
         shared = np.vdot(second, self.cross[: len(second)])
-        return max(0.0, float(np.trace(self.output) - 2 * shared + np.vdot(second, self.remainder(second))))
+        return self.told(second, float(np.trace(self.output) - 2 * shared + np.vdot(second, self.remainder(second))))
+
+    def told(self, second: Float64, squared: float) -> float:
+        """E‖ŷ − y‖² over scale·C + white·I of any second factor, from what it is over C."""
+        if not self.white:
+            return max(0.0, self.scale * squared)
+        first = self.basis[: len(second) // self.rest]
+        whole = first.T @ second.reshape(len(first), -1) - self.weight.T[self.columns].reshape(first.shape[1], -1)
+        return max(0.0, float(self.scale * squared + self.white * np.vdot(whole, whole)))
 
 
 def split_columns(layer: ConvLayer, source: Source, index: IndexSplit, weighting: Float64) -> SharedSplit:
@@ -172,6 +188,8 @@ def split_columns(layer: ConvLayer, source: Source, index: IndexSplit, weighting
         mean=moments.mean[columns],
         output=weight @ spread,
         response=weight @ moments.mean,
+        scale=moments.scale,
+        white=moments.white,
     )
 
 

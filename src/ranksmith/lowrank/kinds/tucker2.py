@@ -70,7 +70,7 @@ class _TuckerAnalysis:
 
     @property
     def energy(self) -> float:
-        return float(np.trace(self.split.output))
+        return self.split.energy
 
     def factors(self, rank: int, rounds: int) -> tuple[ConvLayer, ...]:
         outside, inside = mode_ranks(self.layer, rank)
@@ -91,7 +91,8 @@ class _TuckerAnalysis:
         core = second @ right.T
         explained = np.vdot(core, self.split.cross[: len(core)] @ left)
         spread = np.vdot(core @ (left.T @ left), self.split.remainder(second) @ right.T)
-        return max(0.0, float(self.energy - 2 * explained + spread))
+        squared = float(np.trace(self.split.output) - 2 * explained + spread)
+        return self.split.told(core @ left.T, squared)
 
     def projection(self, rank: int) -> None:
         """Not a function of the output alone."""
