@@ -1,13 +1,14 @@
 """What a method gives at a given time, and whether two methods differ there. Pure: numbers in, numbers out.
 
-A method's frontier is a set of measured models; the folded original (1x, all answers its own) belongs to every one.
+A method's frontier is a set of measured models; the folded original (1x, all answers its own) belongs to all that
+begin there.
 At a target speed-up s, that is at 1/s of the original's time:
 
 - `measured`: a model within the tolerance of s stands for the method;
 - `interpolated`: else its neighbours in time do, linearly. With times t_a > 1/s > t_b (of the original's) every
   image's value is (1 − w)·v_a + w·v_b, w = (t_a − 1/s)/(t_a − t_b): what one would expect of a method that draws
   model b for a fraction w of the requests, so the interval over images is that of a mean;
-- `faster`: a method of one model (int8) that needs less time than that; its model stands as it is;
+- `faster`: a method that does not begin there (int8), whose slowest model needs less time; it stands as it is;
 - `not reached`: no model of the method is as fast.
 
 Neighbours are chosen by time alone, never by how good they are on the images that they are judged on.
@@ -44,12 +45,14 @@ class Mix:
     speedup: float
 
 
-def at_speedup(speedups: Sequence[float], target: float, *, tolerance: float = 0.015, interpolable: bool = True) -> Mix:
+def at_speedup(
+    speedups: Sequence[float], target: float, *, tolerance: float = 0.015, from_original: bool = True
+) -> Mix:
     """What stands for a method with models of these speed-ups at `target`.
 
     Args:
         tolerance: relative difference up to which a model counts as being at the target.
-        interpolable: False for a method that is one model rather than a range of them.
+        from_original: the folded original is the mildest model of the method.
     """
     near = [index for index, speedup in enumerate(speedups) if abs(speedup / target - 1) <= tolerance]
     if near:
@@ -59,9 +62,9 @@ def at_speedup(speedups: Sequence[float], target: float, *, tolerance: float = 0
     if not faster:
         return Mix("not reached", (), target)
     below = min(faster, key=lambda index: speedups[index])
-    if not interpolable:
-        return Mix("faster", ((below, 1.0),), speedups[below])
     slower = [index for index, speedup in enumerate(speedups) if 1.0 < speedup < target]
+    if not slower and not from_original:
+        return Mix("faster", ((below, 1.0),), speedups[below])
     above = max(slower, key=lambda index: speedups[index]) if slower else None
     slow_time = 1.0 if above is None else 1 / speedups[above]
     weight = (slow_time - 1 / target) / (slow_time - 1 / speedups[below])
