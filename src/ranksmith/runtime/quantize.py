@@ -62,7 +62,7 @@ def quantizable_values(model: bytes, *, keep: Collection[str] = ()) -> list[str]
 
     Raises:
         NodeNotFoundError: `keep` names a node that the model does not have.
-        ModelError: the model cannot be read, or has no operator to quantize.
+        ModelError: the model cannot be read, has no operator to quantize, or cannot be quantized.
     """
     proto = _prepared(model, keep)
     every_value = [value.name for value in proto.graph.input]
@@ -89,8 +89,8 @@ def quantize(
 
     Raises:
         NodeNotFoundError: `keep` names a node that the model does not have.
-        ModelError: no operator to quantize, an opset that cannot be brought to 13, a weight or range that is not
-            finite, or a range that is missing.
+        ModelError: no operator to quantize, int8 or float16 already, an opset that cannot be brought to 13, a weight
+            or range that is not finite, or a range that is missing.
     """
     proto = _prepared(model, keep)
     original_info = {value.name: value for value in onnx.load_model_from_string(model).graph.value_info}
@@ -123,7 +123,13 @@ def _prepared(model: bytes, keep: Collection[str]) -> onnx.ModelProto:
         raise ModelError(
             f"nothing to quantize: the model has no {', '.join(_WEIGHTED[:-1])} or {_WEIGHTED[-1]} {which}".rstrip()
         )
+    if any(node.op_type == "DequantizeLinear" for node in proto.graph.node):
+        raise ModelError("nothing to quantize: the model is quantized already", hint="start from the float model")
     for tensor in proto.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT16:
+            raise ModelError(
+                f"cannot quantize: the weight {tensor.name} is float16", hint="start from the model in float32"
+            )
         if tensor.data_type == onnx.TensorProto.FLOAT and not np.isfinite(numpy_helper.to_array(tensor)).all():
             raise ModelError(
                 f"cannot quantize: the weight {tensor.name} holds NaN or infinity",

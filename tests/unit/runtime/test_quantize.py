@@ -230,6 +230,17 @@ def test_nothing_to_quantize_is_told() -> None:
         quantize(classifier().SerializeToString(), {}, keep=["conv", "fc"])
 
 
+def test_int8_and_half_precision_are_refused() -> None:
+    content = classifier().SerializeToString()
+    quantized = quantize(content, dict.fromkeys(quantizable_values(content), (-1.0, 1.0)))
+    with pytest.raises(ModelError, match="quantized already"):
+        quantizable_values(quantized)
+    build = GraphBuilder(dtype=np.float16)
+    build.output(build.conv(build.input("x", ["N", 3, 6, 6]), "conv", (3, 8)), None)
+    with pytest.raises(ModelError, match="is float16"):
+        quantizable_values(build.model().SerializeToString())
+
+
 def test_bytes_that_are_no_model_are_told() -> None:
     with pytest.raises(ModelError, match="not an ONNX model"):
         quantizable_values(b"no model at all")
