@@ -35,6 +35,18 @@ def test_fewer_positions_than_channels_do_not_look_lossless(kind: str, kernel: i
         assert factorizer.error(rank) > 0.6 * held_out
 
 
+@pytest.mark.parametrize("kind", ["input-side", "spatial-vertical", "tucker2"])
+def test_the_error_told_is_the_datas_own_though_the_factors_saw_noise(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    layer = make_layer(rng, 24, 20, pads=(1, 1, 1, 1))
+    x = activations(rng, 2, 20, (6, 6))
+    factorizer = Factorizer(layer, kind, statistics_for(kind, layer, x))
+    assert factorizer.undersampled  # 72 positions of 180 entries
+    for rank in (4, 10):
+        chain = factorizer.factors(rank, rounds=0)
+        assert factorizer.error(rank) == pytest.approx(_measured(layer, chain, x), rel=1e-3)
+
+
 @pytest.mark.parametrize("kind", DATA_AWARE)
 def test_many_positions_are_taken_at_their_word(kind: str) -> None:
     rng = np.random.default_rng(0)

@@ -33,7 +33,8 @@ So with P = T on every k, N = P·C·Wᵀ + R·B₀ᵀ and S = P·C·Pᵀ + R, ra
 
 one factorisation serves all ranks (`nested`), and a rank's error is read off without building the chain.
 
-C is fetched where it is needed and not kept: a 4608-column layer's takes 170 MB.
+C is the covariance that `scarce` has blended with white noise; errors are told for the data's own, which differs from
+it by a scale and a multiple of I. It is fetched where it is needed and not kept: a 4608-column layer's takes 170 MB.
 """
 
 from __future__ import annotations
