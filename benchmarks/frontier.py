@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -26,9 +27,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-import numpy as np
 from peers import aimet, methods, page
-from peers.equal_time import at_speedup
+from peers.equal_time import at_speedup, parameter_at
 from peers.measured import Bench, Condition
 from peers.setting import Candidate, Method, Setting, open_setting
 from peers.summary import Measured, anchor_line, described, equal_time
@@ -180,15 +180,10 @@ def nearer(measured: Measured, condition: Condition, targets: Sequence[float]) -
     if measured.method.at is None:
         return []
     speedups = measured.speedups(condition)
-    found = []
-    for target in targets:
-        mix = at_speedup(speedups, target)
-        if mix.how != "interpolated":
-            continue
-        parameters = [1.0 if index is None else measured.models[index].candidate.parameter for index, _ in mix.parts]
-        weights = [weight for _, weight in mix.parts]
-        found.append(measured.method.at(float(np.dot(weights, parameters))))
-    return found
+    parameters = [model.candidate.parameter for model in measured.models]
+    away = [target for target in targets if at_speedup(speedups, target).how == "interpolated"]
+    sought = [parameter_at(parameters, speedups, target) for target in away]
+    return [measured.method.at(parameter) for parameter in sought if parameter is not None]
 
 
 def write(
@@ -205,7 +200,7 @@ def write(
     result = {
         "model": setting.source.name,
         "source_sha256": setting.source_sha256,
-        "command": shlex.join(["python", "benchmarks/frontier.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "benchmarks/frontier.py", *map(shown, sys.argv[1:])]),
         "ranksmith": ranksmith.__version__,
         "machine": msgspec.to_builtins(machine()),
         "conditions": [str(condition) for condition in conditions],
@@ -228,6 +223,14 @@ def write(
     text = page.markdown(result, name)
     (arguments.output / f"{name}.md").write_text(text)
     print(text)
+
+
+def shown(argument: str) -> str:
+    """An argument as it may be published: a path relative to here, or its name where it lies further away."""
+    if not argument.startswith("/"):
+        return argument
+    relative = os.path.relpath(argument)
+    return Path(argument).name if relative.startswith("../..") else relative
 
 
 if __name__ == "__main__":

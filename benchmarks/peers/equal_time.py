@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from ranksmith.measure.bootstrap import mean_ci95
 from ranksmith.results import Interval
 
-__all__ = ["Mix", "agreement_ci95", "at_speedup", "blend", "difference", "verdict"]
+__all__ = ["Mix", "agreement_ci95", "at_speedup", "blend", "difference", "parameter_at", "verdict"]
 
 How = Literal["measured", "interpolated", "faster", "not reached"]
 
@@ -71,6 +72,23 @@ def at_speedup(
     return Mix("interpolated", ((above, 1 - weight), (below, weight)), target)
 
 
+def parameter_at(parameters: Sequence[float], speedups: Sequence[float], target: float) -> float | None:
+    """The parameter that should hit `target`: linear in time between the mildest two that have it between them.
+
+    Args:
+        parameters: larger is milder, 1 is the original.
+        speedups: of the models made with them. They need not be monotone.
+
+    Returns:
+        None where no model is as fast.
+    """
+    points = sorted([(1.0, 1.0), *((p, 1 / s) for p, s in zip(parameters, speedups, strict=True))], reverse=True)
+    for (mild, slow), (strong, fast) in pairwise(points):
+        if slow > 1 / target >= fast:
+            return mild + (strong - mild) * (slow - 1 / target) / (slow - fast)
+    return None
+
+
 def blend(mix: Mix, values: Sequence[NDArray[np.float64]], original: NDArray[np.float64]) -> NDArray[np.float64]:
     """Each image's value of the mix, [n].
 
@@ -104,11 +122,11 @@ def difference(ours: NDArray[np.float64], theirs: NDArray[np.float64], seed: int
 def verdict(ours: Interval, theirs: Interval, paired: Interval) -> str:
     """In words, for values of which more is better: do the intervals overlap, and what do the pairs say?"""
     if ours[0] > theirs[1]:
-        return "ours is higher, the intervals do not overlap"
+        return "ours is better, the intervals do not overlap"
     if ours[1] < theirs[0]:
-        return "ours is lower, the intervals do not overlap"
+        return "ours is worse, the intervals do not overlap"
     if paired[0] > 0:
-        return "the intervals overlap; image by image ours is higher"
+        return "the intervals overlap; image by image ours is better"
     if paired[1] < 0:
-        return "the intervals overlap; image by image ours is lower"
+        return "the intervals overlap; image by image ours is worse"
     return "the intervals overlap, too few images to tell"

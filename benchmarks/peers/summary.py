@@ -76,7 +76,7 @@ def equal_time(
         for each, mix in zip(measured, mixes, strict=True)
         if each.method.name.startswith("ranksmith") and mix.how != "not reached"
     ]
-    ours = mixed(*reached[0], "agreeing") if reached else None
+    ours = {what: mixed(*reached[0], what) for what in ("agreeing", "kl")} if reached else None
     ours_title = reached[0][0].method.title if reached else None
     rows = []
     for each, mix in zip(measured, mixes, strict=True):
@@ -84,17 +84,27 @@ def equal_time(
         if mix.how == "not reached":
             rows.append({**row, "fastest": max(each.speedups(condition), default=1.0)})
             continue
-        agreeing = mixed(each, mix, "agreeing")
-        versus = None
-        if ours is not None and each.method.title != ours_title:
-            mean, ci95 = difference(ours, agreeing, seed)
-            said = verdict(agreement_ci95(ours, seed), agreement_ci95(agreeing, seed), ci95)
-            versus = {"difference_pp": 100 * mean, "ci95_pp": [100 * edge for edge in ci95], "verdict": said}
+        agreeing, kl = mixed(each, mix, "agreeing"), mixed(each, mix, "kl")
+        versus = None if ours is None or each.method.title == ours_title else compared(ours, agreeing, kl, seed)
         labels = {index: model.candidate.label for index, model in enumerate(each.models)}
         parts = [{"label": "the original" if i is None else labels[i], "weight": weight} for i, weight in mix.parts]
-        judgement = judged(mixed(each, mix, "lost"), agreeing, mixed(each, mix, "kl"), seed)
+        judgement = judged(mixed(each, mix, "lost"), agreeing, kl, seed)
         rows.append({**row, "speedup": mix.speedup, "parts": parts, **judgement, "versus": versus})
     return {"target": target, "condition": str(condition), "ours": ours_title, "rows": rows}
+
+
+def compared(ours: dict[str, NDArray], agreeing: NDArray, kl: NDArray, seed: int) -> dict[str, Any]:
+    """Ours against another method on the same images; of KL less is better, so it is compared with its sign turned."""
+    more, more_ci95 = difference(ours["agreeing"], agreeing, seed)
+    closer, closer_ci95 = difference(-ours["kl"], -kl, seed)
+    return {
+        "agreement_pp": 100 * more,
+        "agreement_ci95_pp": [100 * edge for edge in more_ci95],
+        "agreement": verdict(agreement_ci95(ours["agreeing"], seed), agreement_ci95(agreeing, seed), more_ci95),
+        "kl_saved": closer,
+        "kl_saved_ci95": closer_ci95,
+        "kl": verdict(mean_ci95(-ours["kl"], seed), mean_ci95(-kl, seed), closer_ci95),
+    }
 
 
 def anchor_line(measured: Sequence[Measured], condition: Condition) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.peers.equal_time import agreement_ci95, at_speedup, blend, difference, verdict
+from benchmarks.peers.equal_time import agreement_ci95, at_speedup, blend, difference, parameter_at, verdict
 
 
 def test_a_model_at_the_target_stands_for_its_method() -> None:
@@ -48,9 +48,21 @@ def test_a_method_that_is_not_fast_enough_is_not_extrapolated() -> None:
     assert at_speedup([], 1.5).how == "not reached"
 
 
-def test_one_model_that_is_faster_stands_as_it_is() -> None:
-    mix = at_speedup([3.4], 1.3, interpolable=False)
-    assert (mix.how, mix.parts, mix.speedup) == ("faster", ((0, 1.0),), 3.4)
+def test_a_method_that_begins_beyond_the_target_stands_as_it_is() -> None:
+    mix = at_speedup([4.1, 3.4], 1.3, from_original=False)
+    assert (mix.how, mix.parts, mix.speedup) == ("faster", ((1, 1.0),), 3.4)
+    assert at_speedup([4.1, 3.4], 3.8, from_original=False).how == "interpolated"
+
+
+def test_a_parameter_is_sought_between_its_neighbours_in_parameter() -> None:
+    # From 1 (the original) over a model that is slower than it, as misaligned ranks give.
+    found = parameter_at([0.5, 0.8], [1.25, 0.8], 1.0 / 0.9)
+    assert found is not None
+    assert 0.5 < found < 0.8
+    assert 1 / 0.8 + (1 / 1.25 - 1 / 0.8) * (0.8 - found) / 0.3 == pytest.approx(0.9)
+    assert parameter_at([0.5], [2.0], 4 / 3) == pytest.approx(0.75)
+    assert parameter_at([0.5, 0.8], [1.25, 0.8], 1.3) is None
+    assert parameter_at([], [], 1.3) is None
 
 
 def test_full_agreement_on_few_images_is_no_certainty() -> None:
@@ -66,16 +78,16 @@ def test_pairs_tell_what_separate_intervals_cannot() -> None:
     mean, paired = difference(easier, hard, 0)
     assert mean > 0
     ours, theirs = agreement_ci95(easier, 0), agreement_ci95(hard, 0)
-    assert verdict(ours, theirs, paired) == "the intervals overlap; image by image ours is higher"
+    assert verdict(ours, theirs, paired) == "the intervals overlap; image by image ours is better"
 
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "paired", "said"),
     [
-        ((0.97, 0.99), (0.90, 0.95), (0.02, 0.08), "ours is higher, the intervals do not overlap"),
-        ((0.80, 0.85), (0.90, 0.95), (-0.12, -0.05), "ours is lower, the intervals do not overlap"),
+        ((0.97, 0.99), (0.90, 0.95), (0.02, 0.08), "ours is better, the intervals do not overlap"),
+        ((0.80, 0.85), (0.90, 0.95), (-0.12, -0.05), "ours is worse, the intervals do not overlap"),
         ((0.90, 0.95), (0.90, 0.96), (-0.01, 0.01), "the intervals overlap, too few images to tell"),
-        ((0.90, 0.95), (0.92, 0.97), (-0.04, -0.01), "the intervals overlap; image by image ours is lower"),
+        ((0.90, 0.95), (0.92, 0.97), (-0.04, -0.01), "the intervals overlap; image by image ours is worse"),
     ],
 )
 def test_the_verdict_says_what_the_intervals_show(
