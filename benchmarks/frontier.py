@@ -1,7 +1,7 @@
 """Ours against its peers at equal measured milliseconds.
 
 Every method makes ONNX models of one source: uniform weight SVD, output PCA by energy, int8 alone, AIMET's spatial
-SVD with its own rank selection (where an interpreter with aimet-torch is named), and the plans on the frontier of a
+SVD with its own rank selection (where there is an interpreter with aimet-torch), and the plans on the frontier of a
 bundle that `ranksmith compress` wrote. All calibrate on the same images, are judged on the same others, and are timed
 interleaved with the folded original. At each target speed-up the methods' answers are then compared: by a model
 within 1.5 % of it, which is searched for where a method has a parameter to turn, or between its two neighbours in
@@ -11,8 +11,9 @@ Run:  python benchmarks/frontier.py MODEL [--data D] [--bundle B] [--aimet-pytho
 It writes docs/benchmarks/frontier-NAME.md, .json and .svg. Models, answers and times are kept in --work, so a run that
 was interrupted goes on where it was; --quick tries the whole of it out in a few minutes.
 
-AIMET needs an interpreter of its own: python -m venv V; V/bin/pip install torch aimet-torch onnx (where no build of
-torchvision fits the torch, install aimet-torch with --no-deps: its compression does not use it).
+AIMET is the optional group `peers`; as it pins a good deal, an interpreter of its own may be better, with torch,
+aimet-torch and onnx. Where no build of torchvision fits the torch, install aimet-torch with --no-deps and the rest
+of its requirements by hand: its compression imports torchvision, but does not use it.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--limit", type=int, help="judge on so many images only")
     parser.add_argument("--with-selection", action="store_true", help="judge on compress's selection images too")
-    parser.add_argument("--aimet-python", help="an interpreter that has aimet-torch; without, AIMET is left out")
+    parser.add_argument("--aimet-python", default=sys.executable, help="an interpreter that has aimet-torch")
     parser.add_argument("--aimet-images", type=int, default=64, help="calibration images that AIMET scores ranks on")
     parser.add_argument("--aimet-steps", type=int, default=10, help="AIMET's num_comp_ratio_candidates (its default)")
     parser.add_argument("--aimet-kernels", choices=("all", "kxk"), default="kxk", help="kxk: leave 1x1 Convs alone")
@@ -125,7 +126,7 @@ def all_methods(arguments: argparse.Namespace, setting: Setting, bundle: Path) -
         listed.append(methods.energy_pca(setting, block, ENERGIES[quick], aligned=aligned))
         listed.append(methods.uniform_svd(setting, block, FRACTIONS[quick], aligned=aligned))
         python = arguments.aimet_python
-        if python is not None and aimet.version(python):
+        if aimet.version(python) is not None:
             found = aimet.spatial_svd(
                 setting,
                 python,
@@ -137,7 +138,7 @@ def all_methods(arguments: argparse.Namespace, setting: Setting, bundle: Path) -
             )
             listed.append(found)
         elif aligned:
-            notes.append("AIMET was left out: " + (f"{python} has none" if python else "no --aimet-python was given"))
+            notes.append("AIMET was left out: the interpreter of --aimet-python does not have aimet-torch")
     return [method for method in listed if not arguments.only or method.name in arguments.only], notes
 
 

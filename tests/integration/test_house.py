@@ -47,7 +47,7 @@ def test_the_version_is_said_in_one_place_and_in_the_changelog() -> None:
     assert f"## [{ranksmith.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert "version" not in project
-    assert set(project["optional-dependencies"]) == {"dev", "openvino", "ray", "train"}
+    assert set(project["optional-dependencies"]) == {"dev", "openvino", "peers", "ray", "train"}
 
 
 def test_the_installed_package_is_typed_and_has_its_demo() -> None:
