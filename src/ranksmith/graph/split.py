@@ -12,7 +12,7 @@ import onnx_ir as ir
 from ranksmith.errors import ModelError, NodeNotFoundError
 from ranksmith.graph.nodes import reads
 
-__all__ = ["between", "split"]
+__all__ = ["between", "bottlenecks", "split"]
 
 
 def split(model: ir.Model, value_name: str) -> tuple[ir.Model, ir.Model, list[str]]:
@@ -45,13 +45,34 @@ def split(model: ir.Model, value_name: str) -> tuple[ir.Model, ir.Model, list[st
     return prefix, suffix, [value.name or "" for value in crossing]
 
 
-def between(model: ir.Model, source: str, target: str) -> ir.Model:
-    """The part of `model` that makes the value `target` from the value `source`, on which alone it depends.
+def between(model: ir.Model, source: str, *targets: str) -> ir.Model:
+    """The part of `model` that makes the values `targets` from the value `source`, on which alone they depend.
 
     Raises:
         NodeNotFoundError: there is no such value.
     """
-    return _part(model, [_value(model.graph, source)], [_value(model.graph, target)])
+    return _part(model, [_value(model.graph, source)], [_value(model.graph, target) for target in targets])
+
+
+def bottlenecks(model: ir.Model) -> dict[str, str]:
+    """For each node of the main graph, by name, the last value before it through which everything passes.
+
+    What the node and all that follow it make is a function of that value alone; in a residual network it is the
+    block's input. The graph's nodes must be sorted, and the model have one input.
+    """
+    graph = model.graph
+    inputs = [value for value in graph.inputs if not value.is_initializer()]
+    varying = {*inputs, *(value for node in _dependents(graph, inputs) for value in node.outputs)}
+    last_use = {value: index for index, node in enumerate(graph) for value in reads(node)}
+    last_use |= dict.fromkeys(graph.outputs, len(graph))
+    found: dict[str, str] = {}
+    live, bottleneck = set(inputs), inputs[0]
+    for index, node in enumerate(graph):
+        found[node.name or ""] = bottleneck.name or ""
+        live = {value for value in (*live, *node.outputs) if value in varying and last_use.get(value, -1) > index}
+        if len(live) == 1:
+            (bottleneck,) = live
+    return found
 
 
 def _value(graph: ir.Graph, name: str) -> ir.Value:

@@ -15,7 +15,7 @@ from ranksmith.graph import io
 from ranksmith.graph.fold import fold
 from ranksmith.graph.normalize import normalize
 from ranksmith.graph.query import conv_context, conv_infos
-from ranksmith.graph.split import between, split
+from ranksmith.graph.split import between, bottlenecks, split
 from ranksmith.graph.verify import verify
 from tests.models import GraphBuilder, random_feeds, residual_classifier, run
 
@@ -172,3 +172,22 @@ def test_the_part_between_values_that_do_not_exist_is_refused() -> None:
     model = normalized(residual_classifier())
     with pytest.raises(NodeNotFoundError):
         between(model, "nowhere", "logits")
+
+
+def test_several_values_between() -> None:
+    proto = residual_classifier(widths=(4, 8), hw=(8, 8))
+    part = between(normalized(proto), "block0/relu2", "block1/add", "block1/shortcut/bn_out")
+    assert [value.name for value in part.graph.outputs] == ["block1/add", "block1/shortcut/bn_out"]
+    assert [value.name for value in part.graph.inputs] == ["block0/relu2"]
+
+
+def test_bottlenecks_are_where_everything_passes() -> None:
+    model = normalized(residual_classifier(widths=(4, 8), hw=(8, 8)))
+    found = bottlenecks(model)
+    assert found["stem"] == "x"
+    assert {found[f"block0/{name}"] for name in ("conv1", "conv2")} == {"stem/relu"}
+    assert {found[f"block1/{name}"] for name in ("conv1", "conv2", "shortcut")} == {"block0/relu2"}
+    assert found["fc"] == "flat"
+    for node, value in found.items():
+        made = next(each.outputs[0].name for each in model.graph if each.name == node)
+        assert between(model, value, made or "").graph.inputs[0].name == value
