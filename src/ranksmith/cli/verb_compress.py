@@ -55,14 +55,40 @@ def compress(
         Literal["latency", "macs", "bytes"],
         typer.Option("--objective", metavar="latency|macs|bytes", help="What to save."),
     ] = "latency",
+    precision: Annotated[
+        Literal["auto", "fp32", "int8"],
+        typer.Option(
+            "--precision",
+            metavar="auto|fp32|int8",
+            help="Keep to floating point, quantize in any case, or take what is faster.",
+        ),
+    ] = "auto",
+    kinds: Annotated[
+        str,
+        typer.Option("--kinds", metavar="KIND,…", help="Decompositions to choose from."),
+    ] = "output-pca,input-side,spatial-vertical,spatial-horizontal",
+    confidence: Annotated[
+        float,
+        typer.Option(
+            "--confidence",
+            metavar="P",
+            min=0.0,
+            max=0.999,
+            help="How probable it must be, on the images that are chosen on, that no more is lost.",
+        ),
+    ] = 0.8,
     calibration: Annotated[
         int, typer.Option("--calibration", metavar="N", min=1, help="Images to gather statistics on.")
-    ] = 100,
+    ] = 128,
     batch: BatchesOption = "1,8",
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
+    explain: Annotated[
+        str | None,
+        typer.Option("--explain", metavar="NODE", help="Tell the story of this Conv at the end.", show_default=False),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make MODEL faster on this machine at the accuracy asked for, prove it, and write a bundle.
@@ -75,6 +101,7 @@ def compress(
     check_output(output, overwrite=overwrite)
     batches = tuple(parse_batches(batch))
 
+    from ranksmith.lowrank.factor import kind_named
     from ranksmith.runtime.session import default_threads
     from ranksmith.workflow.compress.job import CompressOptions
     from ranksmith.workflow.compress.run import compress as run
@@ -99,6 +126,9 @@ def compress(
             output=output,
             max_drop_pp=max_drop,
             objective=objective,
+            precision=precision,
+            kinds=tuple(kind_named(name.strip()).name for name in kinds.split(",")),
+            confidence=confidence,
             provider=provider,
             threads=threads or default_threads(),
             batches=batches,
@@ -113,6 +143,10 @@ def compress(
         out.print_json(manifest)
     else:
         _show(manifest, output)
+        if explain is not None:
+            from ranksmith.report.explain import explain as tell
+
+            out.show(f"\n{tell(manifest, explain)}")
 
 
 def _show(manifest: Manifest, folder: Path) -> None:
@@ -134,8 +168,9 @@ def _show(manifest: Manifest, folder: Path) -> None:
     )
     if manifest.cost_before.macs and manifest.cost_after.macs:
         decomposed = sum(layer.reason == "decomposed" for layer in manifest.layers)
+        quantized = sum(layer.precision == "int8" for layer in manifest.layers)
         out.show(
-            f"{decomposed} of {len(manifest.layers)} Convs decomposed; multiply-adds "
+            f"{decomposed} of {len(manifest.layers)} Convs decomposed, {quantized} in int8; multiply-adds "
             f"{manifest.cost_before.macs / 1e6:,.0f} M to {manifest.cost_after.macs / 1e6:,.0f} M"
         )
     out.show(f"model:  {folder / manifest.model.name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,6 +66,8 @@ def decompose(
     as_json: JsonOption = False,
 ) -> None:
     """Replace Convs by low-rank chains, for example `--node res3a_branch2b=64`."""
+    import msgspec
+
     from ranksmith.cli.output import make_progress, print_json
     from ranksmith.cli.passes import show_pass
     from ranksmith.files import check_output
@@ -81,16 +82,18 @@ def decompose(
     source = resolve(model, progress=progress)
     has_data = data is not None or source.data is not None
     layers = [_entry(text, kind or ("output-pca" if has_data else "weight-svd")) for text in node or ()]
+    planned = RankPlan(layers=layers)
     if plan is not None:
-        layers += _read_plan(plan, source, progress)
-    if not layers:
+        planned = _read_plan(plan, source, progress)
+        planned = msgspec.structs.replace(planned, layers=layers + planned.layers)
+    if not planned.layers and planned.precision == "fp32":
         raise UsageError("nothing to decompose", hint="pass --node NODE=RANK or --plan FILE")
     inputs = None
-    if _needs_data(layers) and has_data:
+    if _needs_data(planned) and has_data:
         inputs = open_inputs(source, data=data, labels=labels, devkit=devkit, preprocess=preprocess, progress=progress)
     result, report = apply(
         source,
-        RankPlan(layers=layers),
+        planned,
         dataset=None if inputs is None else inputs.calibration or inputs.dataset,
         preprocess=None if inputs is None else inputs.preprocess,
         calibration=calibration,
@@ -103,10 +106,10 @@ def decompose(
     if as_json:
         print_json(report)
         return
-    planned = {layer.node for layer in layers}
+    named = {layer.node for layer in planned.layers}
     if folded := sum(change.what.startswith("BatchNormalization folded") for change in report.changed):
         progress.note(f"{folded} BatchNormalization folded first (--no-fold leaves them)")
-    show_pass(report, output, changes=[change for change in report.changed if change.node in planned])
+    show_pass(report, output, changes=[change for change in report.changed if change.node in named])
 
 
 def _entry(text: str, kind: str) -> PlanEntry:
@@ -117,7 +120,7 @@ def _entry(text: str, kind: str) -> PlanEntry:
     return PlanEntry(node=name, kind=kind, rank=int(rank))
 
 
-def _read_plan(path: Path, source: ModelSource, progress: Progress) -> list[PlanEntry]:
+def _read_plan(path: Path, source: ModelSource, progress: Progress) -> RankPlan:
     import msgspec
 
     from ranksmith.graph import io
@@ -133,10 +136,11 @@ def _read_plan(path: Path, source: ModelSource, progress: Progress) -> list[Plan
         ) from error
     if plan.source_sha256 is not None and plan.source_sha256 != io.sha256(source.path):
         progress.warn(f"{path} was made for another model than {source.path}")
-    return plan.layers
+    return plan
 
 
-def _needs_data(layers: Sequence[PlanEntry]) -> bool:
+def _needs_data(plan: RankPlan) -> bool:
     from ranksmith.lowrank.factor import KINDS
 
-    return any(layer.kind in KINDS and KINDS[layer.kind].needs is not None for layer in layers)
+    fitted = any(layer.kind in KINDS and KINDS[layer.kind].needs is not None for layer in plan.layers)
+    return fitted or plan.precision == "int8"

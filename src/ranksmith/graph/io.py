@@ -29,7 +29,7 @@ from ranksmith.graph.external import (
 )
 from ranksmith.graph.nodes import quiet_logger
 
-__all__ = ["EXTERNAL_THRESHOLD_BYTES", "load", "save", "sha256", "to_bytes"]
+__all__ = ["EXTERNAL_THRESHOLD_BYTES", "from_bytes", "load", "save", "sha256", "to_bytes"]
 
 EXTERNAL_THRESHOLD_BYTES = 1_900_000_000
 """Above this many bytes of tensors, weights are saved as external data (protobuf ends at 2**31 − 1)."""
@@ -102,6 +102,11 @@ def to_bytes(model: ir.Model) -> bytes:
         model = model.clone()
         load_into_memory(model)
     return _serialize(model)
+
+
+def from_bytes(content: bytes) -> ir.Model:
+    """The model that `to_bytes` serialized, or that was made in memory otherwise."""
+    return ir.serde.deserialize_model(onnx.load_model_from_string(content))
 
 
 def sha256(path: Path) -> str:

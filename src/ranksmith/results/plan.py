@@ -59,6 +59,8 @@ class RankPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Factors are fitted to the model's answer (Fisher weighting) rather than to each layer's own output."""
     rounds: int = 0
     """Alternating refinement rounds of the fitted factors."""
+    repair: int = 0
+    """Calibration images that the last factors are fitted to once more, in the decomposed model; 0: they are not."""
 
 
 class OptionRecord(msgspec.Struct, frozen=True, kw_only=True):

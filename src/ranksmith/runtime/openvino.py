@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,18 @@ def _translated(what: str) -> Iterator[None]:
         raise ModelError(f"{what}: {' '.join(reasons[:2]) or type(error).__name__}") from error
 
 
+@cache
+def _core() -> Any:
+    """The only one of this process, kept to its end.
+
+    Each installs an alternate stack for signals and puts back what it found when it goes; of two that do not go in
+    the reverse order of their coming the second leaves freed memory behind, and Ctrl-C is a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenvinoSession:
     """A `Session` of OpenVINO."""
 
@@ -56,8 +69,6 @@ class OpenvinoSession:
                 f"provider {provider!r} needs OpenVINO, which is not installed here",
                 hint="pip install 'ranksmith[openvino]'",
             )
-        import openvino
-
         name = model_name(model)
         settings = {
             "INFERENCE_PRECISION_HINT": _PRECISIONS[provider],
@@ -66,7 +77,7 @@ class OpenvinoSession:
             "PERFORMANCE_HINT": "LATENCY",
         }
         with _translated(f"{name}: OpenVINO cannot load it"):
-            core = openvino.Core()
+            core = _core()
             network = core.read_model(str(model) if isinstance(model, Path) else model)
             compiled = core.compile_model(network, "CPU", settings)
             return cls(compiled, name=name, provider=provider, threads=threads)

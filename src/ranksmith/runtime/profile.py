@@ -1,10 +1,10 @@
 """Milliseconds of each node inside a whole model, from onnxruntime's profiler.
 
 onnxruntime rewrites the graph before it runs it: BatchNormalization, activations and residual Adds melt into
-the Conv before them, and a Conv in the blocked layout is a new node called after the value it computes,
-"<value>_nchwc". Here such a node's time is given back to the Conv of the original model: the value is looked up
-there and followed upwards, through what melts into a Conv, to the Conv itself. So a Conv's time includes
-its activation and its Add, as it must when layers are compared.
+the Conv before them. A Conv in the blocked layout is a new node called after the value it computes, "<value>_nchwc",
+a quantized one is called after its node, "<node>_token_<number>". Here such a node's time is given back to the Conv of
+the original model: the value is looked up there and followed upwards, through what melts into a Conv, to the Conv
+itself. So a Conv's time includes its activation and its Add, as it must when layers are compared.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ __all__ = ["interleaved_node_times", "node_times"]
 
 _WARMUP, _WARMUP_S = 2, 0.2
 """Runs and seconds before what counts: NumPy's threads, for one, spin for tens of milliseconds after a product."""
-_BLOCKED = re.compile(r"_nchwc(_token_\d+)?$")
+_BLOCKED = re.compile(r"_nchwc$")
+_TOKEN = re.compile(r"_token_\d+$")
 _MELTING = {
     "Add",
     "BatchNormalization",
@@ -105,6 +106,9 @@ class _Original:
 
     def name(self, name: str) -> str:
         """The original node that `name` stands for, or `name`."""
+        if name in self._nodes:
+            return name
+        name = _TOKEN.sub("", name)
         if name in self._nodes:
             return name
         value = _BLOCKED.sub("", name)

@@ -1,7 +1,7 @@
 """Which option each layer gets: a sweep of plans from mild to strong.
 
-The damage of a plan is the sum over its layers of the squared relative layer error, 1 − energy: cheap, and
-measured against sensitivities that need a forward pass per layer it ties. The gain is the time saved in context
+The damage of a plan is the sum over its layers of what `damage` estimates from measurements on the model's
+answer, or, where nothing was estimated, of the squared relative layer error. The gain is the time saved in context
 (or the multiply-adds, or the parameters). For a sweep of required gains g the plan of least damage is an exact
 multiple-choice knapsack,
 
@@ -22,10 +22,26 @@ import numpy as np
 from ranksmith.search.candidates import Option
 from ranksmith.search.knapsack import Knapsack
 
-__all__ = ["Dropped", "Objective", "Plan", "by_energy", "drop_unpaying", "make_plan", "plans", "squared_error"]
+__all__ = [
+    "Dropped",
+    "Objective",
+    "Plan",
+    "by_energy",
+    "bytes_saved",
+    "drop_unpaying",
+    "estimated",
+    "largest_gain",
+    "make_plan",
+    "plans",
+]
 
 Objective = Literal["latency", "macs", "bytes"]
 OptionsByNode = Mapping[str, Sequence[Option]]
+
+
+_MILDER = (0.85, 0.92, 0.97, 1.0)
+"""Fractions of the starting gain at which the most harmful changes of precision are taken back."""
+_WEIGHT_BYTES = {"fp32": 4.0, "int8": 1.0}
 
 
 @dataclass(frozen=True)
@@ -36,7 +52,7 @@ class Plan:
         choices: by node, in the order of the layers.
         predicted_gain_ms: sum of the measured times saved; None where an option was not timed.
         macs_saved: multiply-adds for one image.
-        damage: sum of the layers' squared relative errors.
+        damage: sum of the options' damages.
     """
 
     choices: dict[str, Option]
@@ -53,14 +69,14 @@ class Dropped:
     why: str
 
 
-def squared_error(option: Option) -> float:
-    """The default damage of an option: the energy of the layer's output that it loses."""
-    return option.error**2
+def estimated(option: Option) -> float:
+    """The damage of an option as it was estimated, else the energy of the layer's output that it loses."""
+    return option.error**2 if option.damage is None else option.damage
 
 
-def make_plan(choices: Mapping[str, Option], damage: Callable[[Option], float] = squared_error) -> Plan:
+def make_plan(choices: Mapping[str, Option], damage: Callable[[Option], float] = estimated) -> Plan:
     """A plan and what it is predicted to gain and cost."""
-    gains = [_saved_ms(option) for option in choices.values()]
+    gains = [option.saved_ms for option in choices.values()]
     known = [gain for gain in gains if gain is not None]
     return Plan(
         choices=dict(choices),
@@ -68,6 +84,11 @@ def make_plan(choices: Mapping[str, Option], damage: Callable[[Option], float] =
         macs_saved=sum(option.dense_macs - option.macs for option in choices.values()),
         damage=sum(damage(option) for option in choices.values()),
     )
+
+
+def bytes_saved(option: Option) -> float:
+    """Bytes of weights that an option saves against the layer in float."""
+    return _WEIGHT_BYTES["fp32"] * option.dense_params - _WEIGHT_BYTES[option.precision] * option.params
 
 
 def drop_unpaying(options_by_node: OptionsByNode, min_gain: float) -> tuple[dict[str, list[Option]], list[Dropped]]:
@@ -97,16 +118,19 @@ def plans(
     *,
     objective: Objective = "latency",
     points: int,
-    damage: Callable[[Option], float] = squared_error,
+    start: float = 0.0,
+    damage: Callable[[Option], float] = estimated,
 ) -> list[Plan]:
-    """At most `points` different plans, mild to strong: the least damage for each of a row of gains.
+    """Different plans, mild to strong: the least damage for each of a row of gains.
 
-    The gains grow as squares, so that the mild plans, among which the choice falls, lie close together. The last
-    plan has the largest gain there is. Deterministic; ties go to the layer and option given first.
+    The gains grow as squares from `start`, so that the mild plans, among which the choice falls, lie close together.
+    The last plan has the largest gain there is. Deterministic; ties go to the layer and option given first.
 
     Args:
         options_by_node: options by node; those that gain nothing are ignored.
         objective: what is gained: measured milliseconds, multiply-adds or parameters.
+        points: at most so many plans gain more than `start`.
+        start: what is gained before it hurts, by a change of precision; a few plans of somewhat less come first.
         damage: of one option, added up over the layers.
 
     Raises:
@@ -114,6 +138,32 @@ def plans(
     """
     if points < 1:
         raise ValueError(f"{points} plans were asked for")
+    problem = _problem(options_by_node, objective, damage)
+    if problem is None:
+        return []
+    options, knapsack = problem
+    start = min(start, knapsack.largest_gain)
+    targets = start + (knapsack.largest_gain - start) * (np.arange(1, points + 1) / points) ** 2
+    if start > 0:
+        targets = np.concatenate([start * np.array(_MILDER), targets])
+    found: list[Plan] = []
+    for target in targets:
+        plan = make_plan({options[j].node: options[j] for j in knapsack.solve(float(target))}, damage)
+        if not found or plan.choices != found[-1].choices:
+            found.append(plan)
+    return found
+
+
+def largest_gain(options_by_node: OptionsByNode, objective: Objective) -> float:
+    """What the best option of every layer gains together, in the objective's unit."""
+    problem = _problem(options_by_node, objective, lambda option: 0.0)
+    return 0.0 if problem is None else problem[1].largest_gain
+
+
+def _problem(
+    options_by_node: OptionsByNode, objective: Objective, damage: Callable[[Option], float]
+) -> tuple[list[Option], Knapsack] | None:
+    """The options that gain anything, and the knapsack over them; None where there are none."""
     options: list[Option] = []
     gains: list[float] = []
     layers: list[int] = []
@@ -124,21 +174,14 @@ def plans(
             gains += [gain for _, gain in paying]
             layers += [layers[-1] + 1 if layers else 0] * len(paying)
     if not options:
-        return []
-    knapsack = Knapsack(np.array([damage(option) for option in options]), np.array(gains), np.array(layers))
-    found: list[Plan] = []
-    for target in knapsack.largest_gain * (np.arange(1, points + 1) / points) ** 2:
-        chosen = knapsack.solve(float(target))
-        plan = make_plan({options[j].node: options[j] for j in chosen}, damage)
-        if not found or plan.choices != found[-1].choices:
-            found.append(plan)
-    return found
+        return None
+    return options, Knapsack(np.array([damage(option) for option in options]), np.array(gains), np.array(layers))
 
 
 def by_energy(
     options_by_node: OptionsByNode,
     thresholds: Sequence[float],
-    damage: Callable[[Option], float] = squared_error,
+    damage: Callable[[Option], float] = estimated,
 ) -> list[Plan]:
     """One plan for each threshold of retained energy, mild to strong: each layer's cheapest option that retains it.
 
@@ -160,15 +203,10 @@ def _gain(option: Option, objective: Objective) -> float:
     if objective == "macs":
         return float(option.dense_macs - option.macs)
     if objective == "bytes":
-        return float(option.dense_params - option.params)
-    saved = _saved_ms(option)
-    if saved is None:
-        raise ValueError(f"{option.node}: {option.kind} at rank {option.rank} was not timed")
-    return saved
-
-
-def _saved_ms(option: Option) -> float | None:
-    return None if option.ms is None or option.dense_ms is None else option.dense_ms - option.ms
+        return bytes_saved(option)
+    if option.saved_ms is None:
+        raise ValueError(f"{option.node}: {option.name} was not timed")
+    return option.saved_ms
 
 
 def _why_unpaying(option: Option, min_gain: float) -> str | None:

@@ -28,7 +28,7 @@ _FORMAT = 3
 _DAMAGED = (ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
-def key_of(kind: str, **ingredients: object) -> str:
+def key_of(kind: str, /, **ingredients: object) -> str:
     """A file name's stem: `kind` and the SHA-256 of the ingredients as canonical JSON."""
     canonical = json.dumps([_FORMAT, kind, ingredients], sort_keys=True, default=str)
     return f"{kind}-{hashlib.sha256(canonical.encode()).hexdigest()[:32]}"
@@ -48,6 +48,10 @@ class Cache:
                 return dict(stored)
         except (OSError, *_DAMAGED):
             return None
+
+    def has_arrays(self, key: str) -> bool:
+        """Whether there is such a file; it may still be damaged."""
+        return (self.directory / f"{key}.npz").is_file()
 
     def put_arrays(self, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         with atomic_file(self.directory / f"{key}.npz", overwrite=True) as partial, partial.open("wb") as stream:

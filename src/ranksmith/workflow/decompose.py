@@ -1,27 +1,28 @@
-"""Apply a rank plan to a model: fold, gather what its kinds need, replace each Conv by its chain."""
+"""Apply a rank plan to a model: fold, gather what its kinds need, and build it."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import onnx_ir as ir
 
 from ranksmith.data.dataset import Dataset
 from ranksmith.data.split import split
-from ranksmith.errors import NodeNotFoundError, RankError, UsageError
+from ranksmith.errors import UsageError
 from ranksmith.graph import io
-from ranksmith.graph.decompose import replace_conv
 from ranksmith.graph.fold import fold as fold_model
 from ranksmith.graph.normalize import normalize
-from ranksmith.graph.query import conv_infos, conv_layer
-from ranksmith.lowrank.factor import KINDS, kind_named
+from ranksmith.graph.query import conv_infos
+from ranksmith.lowrank.factor import kind_named
+from ranksmith.lowrank.fisher import GradientStatistics
 from ranksmith.progress import Progress
-from ranksmith.results import Change, PassReport, PlanEntry, Preprocess, RankPlan
+from ranksmith.results import PassReport, Preprocess, RankPlan
+from ranksmith.workflow.build import Builder, entries_by_node
+from ranksmith.workflow.fisher import gather_fisher
+from ranksmith.workflow.images import ImageSet
 from ranksmith.workflow.inputs import image_batch
 from ranksmith.workflow.source import ModelSource
 from ranksmith.workflow.statistics import Need, Statistics, gather
 
-__all__ = ["apply_plan", "decompose", "load_folded"]
+__all__ = ["decompose", "load_folded"]
 
 
 def load_folded(source: ModelSource) -> tuple[ir.Model, PassReport]:
@@ -29,26 +30,6 @@ def load_folded(source: ModelSource) -> tuple[ir.Model, PassReport]:
     model = io.load(source.path)
     normalize(model)
     return model, fold_model(model)
-
-
-def apply_plan(model: ir.Model, plan: Mapping[str, PlanEntry], statistics: Statistics) -> list[Change]:
-    """Replace the planned Convs of `model`, in place, in graph order; those without a kind keep their shape."""
-    order = [info.node for info in conv_infos(model)]
-    for node in plan:
-        if node not in order:
-            raise NodeNotFoundError(node, order)
-    changes = []
-    for node in order:
-        entry = plan.get(node)
-        if entry is None or entry.kind is None or entry.rank is None:
-            continue
-        factorizer = statistics.factorizer(node, entry.kind, conv_layer(model, node))
-        try:
-            chain = factorizer.factors(entry.rank)
-        except RankError as error:
-            raise RankError(f"{node}: {error.message}", hint=error.hint) from error
-        changes.append(replace_conv(model, node, chain))
-    return changes
 
 
 def decompose(
@@ -80,34 +61,51 @@ def decompose(
         model = io.load(source.path)
         normalize(model)
         folded = PassReport(name="fold")
-    entries: dict[str, PlanEntry] = {}
-    for entry in plan.layers:
-        if entry.node in entries:
-            raise UsageError(f"the plan names {entry.node} twice")
-        entries[entry.node] = entry
-    known = [info.node for info in conv_infos(model)]
-    needs: dict[str, list[Need]] = {}
-    for node, entry in entries.items():
-        if node not in known:
-            raise NodeNotFoundError(node, known)
-        need = None if entry.kind is None else kind_named(entry.kind).needs
-        if need is not None:
-            needs[node] = [need]
+    entries = entries_by_node(plan, [info.node for info in conv_infos(model)])
+    kinds = {node: entry.kind for node, entry in entries.items() if entry.kind is not None}
+    needs: dict[str, list[Need]] = {node: [need] for node, kind in kinds.items() if (need := kind_named(kind).needs)}
     statistics = Statistics()
-    if needs:
+    images: ImageSet | None = None
+    if needs or plan.precision == "int8" or plan.repair:
         if dataset is None or preprocess is None:
-            kind = next(entry.kind for entry in plan.layers if entry.kind is not None and KINDS[entry.kind].needs)
-            raise UsageError(f"{kind} needs calibration images", hint="pass --data, or --kind weight-svd")
-        chosen = split(dataset, calibration=calibration, seed=seed, calibration_only=True)
+            otherwise = "an int8 plan" if plan.precision == "int8" else "a repaired plan"
+            what = next((kinds[node] for node in needs), otherwise)
+            raise UsageError(f"{what} needs calibration images", hint="pass --data, or --kind weight-svd")
+        seed = plan.seed if plan.seed is not None else seed
+        chosen = split(dataset, calibration=plan.calibration or calibration, seed=seed, calibration_only=True)
+        images = ImageSet(dataset, chosen.calibration, preprocess, image_batch(model, source.path))
         statistics = gather(
             model,
             needs,
             dataset=dataset,
-            indices=chosen.calibration,
+            indices=images.indices,
             preprocess=preprocess,
             threads=threads,
             progress=progress,
-            batch=image_batch(model, source.path),
+            batch=images.batch,
+            skipped=images.skipped,
         )
-    changes = apply_plan(model, entries, statistics)
-    return model, PassReport(name="decompose", changed=folded.changed + changes, skipped=folded.skipped)
+        if plan.weighted:
+            statistics.fisher |= _fisher(model, images, threads=threads, seed=seed, progress=progress)
+    builder = Builder(model, statistics, images=images.batches if images else None, threads=threads, seed=seed)
+    content, changes = builder.build(plan)
+    changed = folded.changed + changes
+    return io.from_bytes(content), PassReport(name="decompose", changed=changed, skipped=folded.skipped)
+
+
+def _fisher(
+    model: ir.Model, images: ImageSet, *, threads: int, seed: int, progress: Progress
+) -> dict[str, GradientStatistics]:
+    """Of all candidates, whichever the plan names: gathered together, as `compress` gathers them."""
+    return gather_fisher(
+        model,
+        [info.node for info in conv_infos(model) if info.candidate],
+        dataset=images.dataset,
+        indices=images.indices,
+        preprocess=images.preprocess,
+        threads=threads,
+        batch=images.batch,
+        progress=progress,
+        skipped=images.skipped,
+        seed=seed,
+    )

@@ -44,6 +44,7 @@ def gather_fisher(
     progress: Progress,
     seed: int,
     batch: int = 8,
+    skipped: list[str] | None = None,
     title: str = "Gradients",
 ) -> dict[str, GradientStatistics]:
     """Gather the Fisher matrix of the output of each Conv in `nodes` over `indices` of `dataset`.
@@ -55,6 +56,7 @@ def gather_fisher(
         model: normalized.
         batch: at most so many images at once; a fixed batch of the model goes before.
         seed: of the labels that are drawn.
+        skipped: reasons that the user has been told already; new ones are added.
 
     Returns:
         Statistics by node. A node from which no operator with a known gradient leads to the answer is absent.
@@ -72,7 +74,7 @@ def gather_fisher(
 
     sizes = {value: _bytes_of(gradients, gradient_name(value)) for value in reached}
     at_once = fixed or max(1, min(batch, _BUDGET_BYTES // sum(sizes.values())))
-    skipped: list[str] = []
+    skipped = [] if skipped is None else skipped
     passes = list(_passes(sizes, _BUDGET_BYTES // at_once))
     with progress.stage(title, len(indices) * len(passes)) as advance:
         for wanted in passes:

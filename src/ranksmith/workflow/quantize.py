@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ranksmith.data.dataset import Dataset
-from ranksmith.data.loader import Batch, load
+from ranksmith.data.loader import Batch
 from ranksmith.data.split import split
 from ranksmith.errors import DataError, ModelError, NodeNotFoundError
 from ranksmith.graph import io
@@ -32,10 +33,11 @@ from ranksmith.results.graph import Skip
 from ranksmith.results.quantize import QuantizeReport, RangeMethod
 from ranksmith.runtime.quantize import OPERATORS, Range, quantizable_values, quantize
 from ranksmith.runtime.session import open_session
+from ranksmith.workflow.images import ImageSet
 from ranksmith.workflow.inputs import image_batch
 from ranksmith.workflow.source import ModelSource
 
-__all__ = ["BestRanges", "Calibration", "Histograms", "best_ranges", "collect_ranges", "quantize_model"]
+__all__ = ["BestRanges", "Histograms", "best_ranges", "collect_ranges", "quantize_model"]
 
 _BATCH = 4
 """All activations of a batch are held at once: 90 MB for four images through ResNet-50."""
@@ -58,31 +60,6 @@ class Histograms:
     def ranges(self, method: str) -> dict[str, Range]:
         """The range of every value by one of `ranksmith.measure.ranges.METHODS`."""
         return {name: histogram.range(method) for name, histogram in self.values.items()}
-
-
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """The images that ranges come from and methods are judged on.
-
-    Attributes:
-        indices: int64, into `dataset`.
-        batch: images a run.
-    """
-
-    dataset: Dataset
-    indices: NDArray[np.int64]
-    preprocess: Preprocess
-    batch: int = _BATCH
-    skipped: list[str] = field(default_factory=list)
-
-    def batches(self, progress: Progress, title: str) -> Iterator[Batch]:
-        """The images once more; those that cannot be read are warned of once."""
-        with progress.stage(title, len(self.indices)) as advance:
-            for images in load(
-                self.dataset, self.indices, self.preprocess, batch=self.batch, skipped=self.skipped, warn=progress.warn
-            ):
-                yield images
-                advance(len(images))
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +118,7 @@ def collect_ranges(model: bytes, batches: Iterable[Batch], *, keep: Collection[s
 def best_ranges(
     model: bytes,
     histograms: Histograms,
-    calibration: Calibration,
+    images: ImageSet,
     *,
     methods: Sequence[str] = METHODS,
     reference: NDArray[np.floating] | None = None,
@@ -153,7 +130,8 @@ def best_ranges(
 
     Args:
         model: serialized, normalized, float.
-        reference: logits [N, classes] on the calibration images to come close to; None: those of `model`.
+        images: what they are judged on, as a rule those that `histograms` come from.
+        reference: logits [N, classes] on `images` to come close to; None: those of `model`.
         keep: nodes that stay float.
 
     Raises:
@@ -161,14 +139,12 @@ def best_ranges(
     """
     progress = progress or Silent()
     if reference is None:
-        session = open_session(model, threads=threads)
-        reference, _ = logits(session, calibration.batches(progress, "The float model's answers"))
+        reference = _answers(model, images, "The float model's answers", threads, progress)
     tried: list[tuple[RangeMethod, bytes, dict[str, Range]]] = []
     for method in methods:
         ranges = histograms.ranges(method)
         candidate = quantize(model, ranges, keep=keep)
-        session = open_session(candidate, threads=threads)
-        answers, _ = logits(session, calibration.batches(progress, f"The answers in int8, {method} ranges"))
+        answers = _answers(candidate, images, f"The answers in int8, {method} ranges", threads, progress)
         found = RangeMethod(method=method, kl=kl(reference, answers), agreement=agreement(reference, answers))
         tried.append((found, candidate, ranges))
     # Sorting is stable: of two that are equally close, the plainer method, which comes first.
@@ -208,12 +184,11 @@ def quantize_model(
     chosen = split(dataset, calibration=calibration, seed=seed, calibration_only=True)
     for warning in chosen.warnings:
         progress.warn(warning)
-    images = Calibration(dataset, chosen.calibration, preprocess, image_batch(model, source.path, wanted=_BATCH))
+    images = ImageSet(dataset, chosen.calibration, preprocess, image_batch(model, source.path, wanted=_BATCH))
     # First the file itself, so that one that takes no images, or is no classifier, is told by its name.
-    session = open_session(source.path, threads=threads)
-    reference, _ = logits(session, images.batches(progress, "The float model's answers"))
+    reference = _answers(source.path, images, "The float model's answers", threads, progress)
     histograms = collect_ranges(
-        content, images.batches(progress, "Ranges of the activations"), keep=keep, threads=threads
+        content, _told(images, progress, "Ranges of the activations"), keep=keep, threads=threads
     )
     best = best_ranges(
         content, histograms, images, methods=methods, reference=reference, keep=keep, threads=threads, progress=progress
@@ -230,6 +205,20 @@ def quantize_model(
         quantized=dict(sorted(Counter(node.op_type for node in integer).items())),
         kept=[Skip(node=node.name or "", why=_why_float(node, keep)) for node in floating],
     )
+
+
+def _answers(
+    model: Path | bytes, images: ImageSet, title: str, threads: int, progress: Progress
+) -> NDArray[np.floating]:
+    answers, _ = logits(open_session(model, threads=threads), _told(images, progress, title))
+    return answers
+
+
+def _told(images: ImageSet, progress: Progress, title: str) -> Iterator[Batch]:
+    with progress.stage(title, len(images)) as advance:
+        for batch in images.batches(progress.warn):
+            yield batch
+            advance(len(batch))
 
 
 def _why_float(node: ir.Node, keep: Collection[str]) -> str:

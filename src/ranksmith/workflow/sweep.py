@@ -207,7 +207,9 @@ class _Cut:
     def at_rank(self, layer: ConvLayer, kind: str, rank: int, statistics: Statistics) -> Layer2Output:
         factorizer = statistics.factorizer(self.node, kind, layer)
         projection = factorizer.projection(rank)
-        layer_output = self._chain(factorizer.factors(rank)) if projection is None else self._projected(*projection)
+        layer_output = (
+            self._chain(factorizer.factors(rank, rounds=0)) if projection is None else self._projected(*projection)
+        )
 
         def at_rank(values: dict[str, Array]) -> tuple[Array, Array]:
             output = layer_output(values)

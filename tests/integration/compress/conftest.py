@@ -14,6 +14,7 @@ import pytest
 
 from ranksmith.data.npz import ArrayDataset
 from ranksmith.measure.latency import paired_latency
+from ranksmith.runtime.profile import interleaved_node_times
 from tests.integration.compress.desk import LABELS, Desk
 from tests.unit.workflow.scene import (
     Array,
@@ -41,8 +42,9 @@ def desk(tmp_path: Path, small: onnx.ModelProto, small_data: ArrayDataset) -> De
 
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bundles without figures, which take longer to draw than all the rest, where a test is not about them."""
+    """Neither figures nor other providers, which take longer than all the rest, where a test is not about them."""
     replace_in_compress(monkeypatch, "write_report", lambda manifest, folder: None)
+    replace_in_compress(monkeypatch, "elsewhere", lambda *_: [])
 
 
 @pytest.fixture
@@ -52,4 +54,9 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     def few(runners: Any, *, pairs: int, seed: int, **_: Any) -> Array:
         return paired_latency(runners, pairs=min(pairs, 5), seed=seed, warmup=1, min_time_ms=0.02)
 
+    def few_runs(models: Any, feeds: Any, *, threads: int, runs: int) -> list[dict[str, float]]:
+        return interleaved_node_times(models, feeds, threads=threads, runs=min(runs, 3))
+
     replace_in_compress(monkeypatch, "paired_latency", few)
+    replace_in_compress(monkeypatch, "interleaved_node_times", few_runs)
+    monkeypatch.setattr("ranksmith.runtime.profile._WARMUP_S", 0.0)

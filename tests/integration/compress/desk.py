@@ -58,6 +58,14 @@ class Listener(Silent):
         self.notes.append(text)
 
     @property
+    def moments(self) -> list[int]:
+        """The first stage of each sort, by its number: there are many plans to judge."""
+        first: dict[str, int] = {}
+        for number, title in enumerate(self.stages):
+            first.setdefault(title.split()[0], number)
+        return list(first.values())
+
+    @property
     def gathered(self) -> bool:
         return "Spectra" in self.stages
 
@@ -96,7 +104,7 @@ class Desk:
 
     def compress(self, **options: Any) -> Manifest:
         given: dict[str, Any] = {"output": self.bundle, "objective": "macs", "max_drop_pp": 5.0}
-        given |= {"calibration": CALIBRATION, "points": 6}
+        given |= {"calibration": CALIBRATION, "points": 6, "sensitivity": 8}
         return compress(
             self.source,
             Inputs(self.data, self.calibration, PREPROCESS, self.labels),

@@ -17,6 +17,7 @@ from tests.integration.compress.desk import LABELS
 from tests.models import save
 from tests.unit.workflow.scene import (
     HW,
+    Arithmetic,
     Machine,
 )
 
@@ -34,11 +35,11 @@ class TestCommand:
         return [
             "compress", str(tmp_path / "model.onnx"), "--data", str(tmp_path / "images.npz"), "--labels",
             str(tmp_path / "labels.txt"), "--preprocess", str(tmp_path / "small.toml"), "-o", str(tmp_path / "bundle"),
-            "--calibration", "40", "--max-drop", "5", "--threads", "1", "--seed", "3",
+            "--calibration", "40", "--max-drop", "5", "--threads", "1", "--seed", "3", "--kinds", "output-pca",
         ]  # fmt: skip
 
     def test_json_is_the_manifest_and_nothing_else(
-        self, tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+        self, tmp_path: Path, arguments: list[str], bare: None, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert command([*arguments, "--json"]) == 0
         printed = capsys.readouterr()
@@ -58,6 +59,7 @@ class TestCommand:
         assert "held-out images" in out
         assert str(tmp_path / "bundle" / "model.onnx") in out
         assert str(tmp_path / "bundle" / "report.html") in out
+        assert "in int8" in out
         manifest = verify_files(tmp_path / "bundle")
         assert ("not made faster" in out) == (manifest.verdict == "kept-original")
         # The bundle is a model for every other verb.
@@ -77,6 +79,54 @@ class TestCommand:
         assert "1.60x faster at batch 8" in out
         assert out.count("95 % interval") == 3
         assert "Convs decomposed" in out
+
+    def test_a_layers_story_is_told_at_the_end(
+        self,
+        tmp_path: Path,
+        arguments: list[str],
+        bare: None,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        Arithmetic().use(monkeypatch)
+        options = ["--precision", "fp32", "--confidence", "0.7", "--explain", "block1/conv2"]
+        assert command([*arguments, *options, "--max-drop", "10", "--quiet"]) == 0
+        out = capsys.readouterr().out
+        story = out.partition("report.html\n")[2]
+        assert story.strip().startswith("block1/conv2")
+        assert "decision" in story
+        assert "output-pca" in story
+        assert "spatial" not in story
+        manifest = verify_files(tmp_path / "bundle")
+        assert (manifest.asked_precision, manifest.precision, manifest.max_drop_pp) == ("fp32", "fp32", 10.0)
+        # The bundle tells the same afterwards.
+        assert command(["report", str(tmp_path / "bundle"), "--explain", "block1/conv2"]) == 0
+        assert capsys.readouterr().out.strip() == story.strip()
+
+    def test_a_story_of_a_conv_that_is_not_there_is_refused(
+        self,
+        tmp_path: Path,
+        arguments: list[str],
+        bare: None,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        Machine().use(monkeypatch)
+        assert command([*arguments, "--precision", "fp32", "--explain", "block1/conv22", "--quiet"]) == 2
+        assert "nearest: block1/conv2" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [("--precision", "int4"), ("--kinds", "output-pca,fft"), ("--kinds", ""), ("--confidence", "1.5")],
+    )
+    def test_an_option_that_means_nothing_is_refused(
+        self, tmp_path: Path, arguments: list[str], option: str, value: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert command([*arguments, option, value]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.count("error: ") == 1
+        assert not (tmp_path / "bundle").exists()
 
     def test_the_library_is_quiet_about_a_missing_model(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

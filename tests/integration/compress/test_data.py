@@ -110,9 +110,64 @@ class TestData:
         assert small_data.labels is not None
         desk.data = ArrayDataset("few", small_data.images[:7], small_data.labels[:7])
         manifest = desk.compress()
-        assert manifest.verdict == "kept-original"
-        assert manifest.warnings
+        assert (manifest.data.calibration, manifest.data.selection, manifest.data.holdout) == (3, 2, 2)
+        assert any("calibrating on 3 images" in warning for warning in manifest.warnings)
+        assert any("judged on 2 images only" in warning for warning in manifest.warnings)
         assert desk.listener.warnings == manifest.warnings
+
+    @pytest.mark.parametrize("count", [1, 8, 32])
+    def test_few_calibration_images_are_warned_about_and_the_promise_is_kept(
+        self, desk: Desk, small_data: ArrayDataset, count: int
+    ) -> None:
+        desk.calibration = ArrayDataset("others", pictures(40, seed=99))
+        manifest = desk.compress(calibration=count)
+        assert manifest.data.calibration == count
+        warned = [warning for warning in manifest.warnings if "too few positions" in warning]
+        # One image shows the last block at 36 positions, and its Convs read 144 and 288 values at each.
+        assert len(warned) == (count == 1)
+        assert warned == [warning for warning in desk.listener.warnings if "too few positions" in warning]
+        assert manifest.accuracy.drop_pp <= manifest.max_drop_pp
+        errors = [option.error for layer in manifest.layers for option in layer.options if option.kind]
+        assert errors
+        assert np.isfinite(errors).all()
+        assert manifest.verdict == "faster" or count == 1
+
+    def test_more_calibration_images_than_there_are_is_warned_about(self, desk: Desk) -> None:
+        manifest = desk.compress(calibration=1000)
+        assert manifest.data.calibration == 80
+        assert any("calibrating on 80 images" in warning for warning in manifest.warnings)
+        assert desk.listener.warnings == manifest.warnings
+
+    def test_images_that_are_all_black_are_one_image(self, desk: Desk) -> None:
+        desk.data = ArrayDataset("black", np.zeros((50, HW, HW, 3), np.uint8))
+        with pytest.raises(DataError, match="black: 1 different images are too few"):
+            desk.compress()
+        assert desk.left() == set()
+
+    def test_black_calibration_images_promise_nothing(self, desk: Desk) -> None:
+        """What was calibrated on says nothing about the layers; what is judged on still does."""
+        desk.calibration = ArrayDataset("black", np.zeros((5, HW, HW, 3), np.uint8))
+        manifest = desk.compress(calibration=5)
+        assert manifest.data.calibration == 1
+        assert any("duplicate" in warning or "calibrating on 1 images" in warning for warning in manifest.warnings)
+        assert manifest.accuracy.drop_pp <= manifest.max_drop_pp
+        assert all(np.isfinite(option.error) for layer in manifest.layers for option in layer.options)
+
+    def test_one_image_repeated_is_one_image(self, desk: Desk, small_data: ArrayDataset) -> None:
+        assert small_data.labels is not None
+        repeated = np.repeat(small_data.images[:1], 60, axis=0)
+        desk.data = ArrayDataset("repeated", repeated, np.repeat(small_data.labels[:1], 60))
+        with pytest.raises(DataError, match="repeated: 1 different images are too few") as caught:
+            desk.compress()
+        assert "at least 3" in str(caught.value.hint)
+        # Among others it counts once.
+        images = np.concatenate([repeated, small_data.images[1:]])
+        desk.data = ArrayDataset(
+            "most", images, np.concatenate([small_data.labels[:1].repeat(60), small_data.labels[1:]])
+        )
+        manifest = desk.compress()
+        assert manifest.data.calibration + manifest.data.selection + manifest.data.holdout == 160
+        assert any("59 duplicate" in warning for warning in manifest.warnings)
 
     def test_classes_in_a_map_of_one_by_one(self, tmp_path: Path) -> None:
         build = GraphBuilder()

@@ -61,6 +61,16 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     assert len(contents) == 1
 
 
+def test_serialized_models_come_back() -> None:
+    original = residual_classifier()
+    model = io.from_bytes(original.SerializeToString())
+    content = io.to_bytes(model)
+    feeds = random_feeds(original)
+    np.testing.assert_array_equal(run(content, feeds)["logits"], run(original, feeds)["logits"])
+    assert io.to_bytes(io.from_bytes(content)) == content
+    assert [node.name for node in model.graph] == [node.name for node in original.graph.node]
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [

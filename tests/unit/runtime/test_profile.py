@@ -9,6 +9,7 @@ import pytest
 
 from ranksmith.errors import ModelError
 from ranksmith.runtime.profile import node_times
+from ranksmith.runtime.quantize import quantizable_values, quantize
 from tests.models import GraphBuilder, random_feeds, residual_classifier, save
 
 BLOCKS = {"stem", "block0/conv1", "block0/conv2", "block1/conv1", "block1/conv2", "block1/shortcut"}
@@ -39,6 +40,25 @@ def test_a_pair_of_convs_has_a_time_each(tmp_path: Path) -> None:
     model = build.model()
     times = node_times(save(model, tmp_path / "pair.onnx"), random_feeds(model), threads=1, runs=2)
     assert {"conv/1of2", "conv/2of2"} <= set(times)
+
+
+@pytest.mark.parametrize("keep", [(), ("block0/conv2",)], ids=["int8", "mixed"])
+def test_a_quantized_conv_has_its_time_under_its_own_name(keep: tuple[str, ...]) -> None:
+    model = residual_classifier(batch_norm=False)
+    content = model.SerializeToString()
+    quantized = quantize(content, dict.fromkeys(quantizable_values(content), (-4.0, 4.0)), keep=keep)
+    times = node_times(quantized, random_feeds(model), threads=1, runs=2)
+    assert set(times) >= BLOCKS
+    assert not any("_token_" in name for name in times)
+
+
+def test_a_conv_may_be_called_as_the_runtime_calls_its_own() -> None:
+    model = residual_classifier(batch_norm=False)
+    names = {"block0/conv1": "conv_token_7", "block1/conv1": "conv_nchwc"}
+    for node in model.graph.node:
+        node.name = names.get(node.name, node.name)
+    times = node_times(model.SerializeToString(), random_feeds(model), threads=1, runs=1)
+    assert {"conv_token_7", "conv_nchwc", "block0/conv2"} <= set(times)
 
 
 def test_nothing_is_left_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

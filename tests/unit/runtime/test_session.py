@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +153,26 @@ def test_openvino_that_is_not_installed_tells_the_extra(monkeypatch: pytest.Monk
     with pytest.raises(ProviderError, match="openvino-bf16") as caught:
         open_session(MODEL.SerializeToString(), provider="openvino-bf16")
     assert "ranksmith[openvino]" in (caught.value.hint or "")
+
+
+@pytest.mark.skipif(_no_openvino, reason="extra openvino is not installed")
+def test_a_signal_is_handled_whatever_openvino_sessions_have_come_and_gone(tmp_path: Path) -> None:
+    """In a process of its own, which a segmentation fault would end."""
+    script = """
+import gc, signal, sys
+from pathlib import Path
+from ranksmith.runtime.session import open_session
+
+model = Path(sys.argv[1])
+first = open_session(model, provider="openvino", threads=1)
+second = open_session(model, provider="openvino-bf16", threads=1)
+del first
+gc.collect()
+del second
+gc.collect()
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGINT)
+"""
+    path = save(MODEL, tmp_path / "model.onnx")
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

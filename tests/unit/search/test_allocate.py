@@ -7,14 +7,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranksmith.search.allocate import Objective, Plan, by_energy, drop_unpaying, make_plan, plans
+from ranksmith.search.allocate import (
+    Objective,
+    Plan,
+    by_energy,
+    bytes_saved,
+    drop_unpaying,
+    estimated,
+    largest_gain,
+    make_plan,
+    plans,
+)
 from ranksmith.search.candidates import Option
 
 Options = dict[str, list[Option]]
 
 
 def _option(node: str, rank: int, ms: float | None, error: float, *, dense_ms: float = 10.0) -> Option:
-    return Option(node, "output-pca", rank, 10 * rank, 1000, 5 * rank, 500, error, ms, dense_ms)
+    return Option(node, "output-pca", rank, 10 * rank, 1000, 5 * rank, 500, error, ms=ms, dense_ms=dense_ms)
+
+
+def _int8(node: str, ms: float | None, damage: float | None = None, *, dense_ms: float = 10.0) -> Option:
+    """The layer in its shape, on integers."""
+    return Option(node, None, None, 1000, 1000, 500, 500, 0.0, "int8", ms, dense_ms, damage)
 
 
 @st.composite
@@ -26,6 +41,8 @@ def instances(draw: st.DrawFn) -> Options:
             _option(node, rank, draw(st.integers(1, 12)) / 1.0, draw(st.integers(1, 8)) / 8.0)
             for rank in range(1, draw(st.integers(0, 3)) + 1)
         ]
+        if draw(st.booleans()):
+            found[node].insert(0, _int8(node, draw(st.integers(1, 12)) / 1.0, draw(st.integers(0, 8)) / 8.0))
     return found
 
 
@@ -45,7 +62,7 @@ def _gain(plan: Plan, objective: Objective) -> float:
         return plan.predicted_gain_ms
     if objective == "macs":
         return plan.macs_saved
-    return sum(option.dense_params - option.params for option in plan.choices.values())
+    return sum(bytes_saved(option) for option in plan.choices.values())
 
 
 @given(instances(), st.sampled_from(["latency", "macs", "bytes"]), st.integers(1, 6))
@@ -56,6 +73,7 @@ def test_every_plan_is_the_best_for_its_gain(options: Options, objective: Object
         max([0.0, *(_gain(make_plan({node: option}), objective) for option in given)])
         for node, given in options.items()
     )
+    assert largest_gain(options, objective) == pytest.approx(best_gain)
     assert len(found) <= points
     assert bool(found) == (best_gain > 0)
     targets = [best_gain * ((step + 1) / points) ** 2 for step in range(points)]
@@ -136,15 +154,73 @@ def test_another_damage_model_can_be_handed_in() -> None:
 
 def test_latency_needs_times_but_macs_do_not() -> None:
     options = {"a": [_option("a", 1, None, 0.1)]}
-    with pytest.raises(ValueError, match="a: output-pca at rank 1 was not timed"):
+    with pytest.raises(ValueError, match="a: output-pca:1 was not timed"):
         plans(options, points=2)
     assert plans(options, points=2, objective="macs")[0].predicted_gain_ms is None
     with pytest.raises(ValueError, match="0 plans"):
         plans(options, points=0)
 
 
-def test_nothing_to_choose_from_gives_no_plans() -> None:
+@given(instances(), st.integers(1, 6), st.integers(0, 40))
+@settings(deadline=None, max_examples=30)
+def test_a_sweep_starts_where_it_is_told_to(options: Options, points: int, start: float) -> None:
+    """A few plans gain about `start`, all others more, up to the largest gain there is."""
+    found = plans(options, points=points, start=start)
+    best = largest_gain(options, "latency")
+    start = min(start, best)
+    assert len(found) <= points + (4 if start > 0 else 0)
+    for mild, strong in pairwise(found):
+        assert mild.damage <= strong.damage + 1e-12
+    for plan in found:
+        assert _gain(plan, "latency") >= 0.85 * start - 1e-9
+        assert plan.damage == pytest.approx(_brute_force(options, _gain(plan, "latency"), "latency"))
+    if best > 0:
+        assert _gain(found[-1], "latency") == pytest.approx(best)
+    if start > 0:
+        assert any(
+            plan.damage == pytest.approx(_brute_force(options, start, "latency"))
+            and _gain(plan, "latency") >= start - 1e-9
+            for plan in found
+        )
+
+
+def test_the_most_harmful_changes_of_precision_are_taken_back_first() -> None:
+    options = {node: [_int8(node, 5.0, 0.01)] for node in "abcdefgh"}
+    options["c"] = [_int8("c", 5.0, 0.9)]
+    options["h"] = [_int8("h", 5.0, 0.5)]
+    found = plans(options, points=1, start=largest_gain(options, "latency"))
+    assert [set("abcdefgh") - set(plan.choices) for plan in found] == [{"c"}, set()]
+
+
+def test_a_layer_may_change_precision_or_shape_but_not_twice() -> None:
+    options = {"a": [_int8("a", 4.0, 0.01), _option("a", 2, 6.0, 0.05), _option("a", 1, 2.0, 0.5)]}
+    found = plans(options, points=8)
+    assert [plan.choices["a"].name for plan in found] == ["output-pca:2", "dense", "output-pca:1"]
+    assert found[1].macs_saved == 0
+    assert found[1].predicted_gain_ms == 6.0
+
+
+def test_the_damage_is_the_estimated_one_where_there_is_one() -> None:
+    assert estimated(_option("a", 1, 5.0, 0.5)) == 0.25
+    assert estimated(_int8("a", 5.0, 0.03)) == 0.03
+    assert estimated(_int8("a", 5.0)) == 0.0
+    assert make_plan({"a": _int8("a", 5.0, 0.03), "b": _option("b", 1, 5.0, 0.5)}).damage == pytest.approx(0.28)
+
+
+def test_integers_are_a_quarter_of_the_bytes() -> None:
+    assert bytes_saved(_int8("a", None)) == 4 * 500 - 500
+    assert bytes_saved(_option("a", 1, None, 0.1)) == 4 * (500 - 5)
+    options = {"a": [_int8("a", None, 0.01)], "b": [_option("b", 1, None, 0.5)]}
+    assert [list(plan.choices) for plan in plans(options, points=3, objective="bytes")] == [["a"], ["b"], ["a", "b"]]
+    # No multiply-adds are saved by a layer that keeps its shape.
+    assert [list(plan.choices) for plan in plans(options, points=3, objective="macs")] == [["b"]]
+
+
+def test_nothing_to_choose_from_gains_nothing() -> None:
+    assert largest_gain({}, "latency") == 0.0
+    assert largest_gain({"a": [_option("a", 1, 12.0, 0.1)]}, "latency") == 0.0
     assert plans({}, points=3) == []
+    assert plans({}, points=3, start=1.0) == []
     assert plans({"a": [], "b": [_option("b", 1, 11.0, 0.1)]}, points=3) == []
 
 

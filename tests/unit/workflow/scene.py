@@ -23,6 +23,7 @@ from onnx import numpy_helper
 
 from ranksmith.data.npz import ArrayDataset
 from ranksmith.results import Preprocess
+from ranksmith.runtime.session import Feeds, Session, open_session
 from tests.models import GraphBuilder, run
 
 HW = 12
@@ -110,15 +111,19 @@ def flat_network(*, seed: int = 0) -> onnx.ModelProto:
     return build.model()
 
 
-def trained(model: onnx.ModelProto, *, seed: int = 7) -> onnx.ModelProto:
-    """`model` with its last layer fitted so that pictures fall evenly into the classes."""
+def trained(model: onnx.ModelProto, *, seed: int = 7, whiten: bool = True) -> onnx.ModelProto:
+    """`model` with its last layer fitted so that pictures fall evenly into the classes.
+
+    Args:
+        whiten: let small features count as much as large ones; a model that does cannot be quantized.
+    """
     x = inputs_of(pictures(200, seed=seed))
     features = features_of(model, x)
     rng = np.random.default_rng(seed)
     scaled = (features - features.mean(0)) / (features.std(0) + 1e-6)
     _, _, axes = np.linalg.svd(scaled, full_matrices=False)
     few = axes[: min(8, len(axes))]
-    weight = rng.standard_normal((CLASSES, len(few))) @ few / (features.std(0) + 1e-6)
+    weight = rng.standard_normal((CLASSES, len(few))) @ few / ((features.std(0) if whiten else features.std()) + 1e-6)
     bias = -weight @ features.mean(0)
     replace(model, {"fc_weight": weight, "fc_bias": bias})
     return model
@@ -169,7 +174,8 @@ class Machine:
     `use` puts it in place of the clock in every stage of `compress`; models still run, once each.
 
     Attributes:
-        ratios: by batch size, how many times as fast the second of two models is.
+        ratios: by batch size, how many times as fast as the original a model is in which a Conv was decomposed or
+            quantized.
         slower: nodes whose chain takes longer in the whole model than the Conv did.
         noise: by how much, relatively, one round's ratio strays from another's.
         rounds: how many rounds each measurement had, in order.
@@ -182,31 +188,90 @@ class Machine:
         self.slower = slower
         self.noise = noise
         self.rounds: list[int] = []
+        self._running: onnx.ModelProto | None = None
 
     def use(self, monkeypatch: pytest.MonkeyPatch) -> Machine:
+        replace_in_compress(monkeypatch, "open_session", self._open_session)
         replace_in_compress(monkeypatch, "paired_latency", self._paired_latency)
-        replace_in_compress(monkeypatch, "interleaved_node_times", self._node_times)
+        replace_in_compress(monkeypatch, "interleaved_node_times", self._interleaved_node_times)
         return self
 
-    def _paired_latency(self, runners: Sequence[Callable[[], Any]], *, pairs: int, seed: int, **_: Any) -> Array:
-        batches = np.array([len(runner()[0]) for runner in runners])
-        self.rounds.append(pairs)
-        drift = 1 + 0.01 * np.random.default_rng(seed).standard_normal((pairs, 1))
-        samples = drift * (1.0 + batches)
-        if len(runners) in (2, 3):
-            # The original, the result and perhaps the folded original, which is as fast as the original.
-            noise = np.exp(self.noise * np.random.default_rng(seed + 1).standard_normal(pairs))
-            samples[:, 1] /= self.ratios.get(int(batches[1]), 1.5) * noise
-        return np.asarray(samples)
+    def model_ms(self, model: onnx.ModelProto, batch: int) -> float:
+        """What a whole model takes."""
+        return (1.0 + batch) / (self.ratios.get(batch, 1.5) if _changed(model) else 1.0)
 
-    def _node_times(self, models: Sequence[bytes], feeds: object, **_: Any) -> list[dict[str, float]]:
-        return [self._times_in(onnx.load_from_string(model)) for model in models]
-
-    def _times_in(self, model: onnx.ModelProto) -> dict[str, float]:
+    def conv_ms(self, model: onnx.ModelProto) -> dict[str, float]:
+        """What each Conv of a model takes."""
         names = [node.name for node in model.graph.node if node.op_type == "Conv"]
-        chained = [name for name in names if name.rpartition("/")[2] in ("1of2", "2of2")]
+        chained = [name for name in names if name.endswith(_CHAINED)]
         times = dict.fromkeys(names, 1.0) | dict.fromkeys(chained, 0.25)
         return times | {name: 0.75 for name in chained if name.rpartition("/")[0] in self.slower}
+
+    def _open_session(self, model: Path | bytes, **options: Any) -> _Watched:
+        return _Watched(open_session(model, **options), onnx.load(model) if isinstance(model, Path) else model, self)
+
+    def _paired_latency(self, runners: Sequence[Callable[[], Any]], *, pairs: int, seed: int, **_: Any) -> Array:
+        self.rounds.append(pairs)
+        times = []
+        for runner in runners:
+            batch = len(runner()[0])
+            assert self._running is not None
+            times.append(self.model_ms(self._running, batch))
+        drift = 1 + 0.01 * np.random.default_rng(seed).standard_normal((pairs, 1))
+        samples = np.asarray(times * drift)
+        samples[:, 1:] /= np.exp(self.noise * np.random.default_rng(seed + 1).standard_normal((pairs, 1)))
+        return samples
+
+    def _interleaved_node_times(self, models: Sequence[bytes], feeds: object, **_: Any) -> list[dict[str, float]]:
+        return [self.conv_ms(onnx.load_from_string(model)) for model in models]
+
+
+class Arithmetic(Machine):
+    """A machine on which time is the size of the weights that are multiplied by, and int8 takes a third of it.
+
+    What compress finds out about it is the same at every run, so the objective can be "latency".
+    """
+
+    def model_ms(self, model: onnx.ModelProto, batch: int) -> float:
+        return batch * (0.5 + sum(self.conv_ms(model).values()))
+
+    def conv_ms(self, model: onnx.ModelProto) -> dict[str, float]:
+        made = {node.output[0]: node for node in model.graph.node}
+        sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}
+        times = {}
+        for node in model.graph.node:
+            if node.op_type == "Conv":
+                source = made.get(node.input[1])
+                ms = sizes[node.input[1] if source is None else source.input[0]] / (1000 if source is None else 3000)
+                times[node.name] = ms * (4 if node.name.rpartition("/")[0] in self.slower else 1)
+        return times
+
+
+class _Watched:
+    """A session that tells a `Machine` which model runs."""
+
+    def __init__(self, session: Session, model: onnx.ModelProto | bytes, machine: Machine) -> None:
+        self._session = session
+        self._model = onnx.load_from_string(model) if isinstance(model, bytes) else model
+        self._machine = machine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> list[Array]:
+        self._machine._running = self._model
+        return self._session.run(feeds, outputs)
+
+
+_CHAINED = ("1of2", "2of2", "1of3", "2of3", "3of3")
+
+
+def _changed(model: onnx.ModelProto) -> bool:
+    """Whether a Conv of a model, or what stands for it in context, was decomposed or quantized."""
+    return any(
+        node.op_type == "QuantizeLinear" or node.name.endswith(_CHAINED) or node.name == "layer1"
+        for node in model.graph.node
+    )
 
 
 def replace_in_compress(monkeypatch: pytest.MonkeyPatch, name: str, function: object) -> None:

@@ -29,6 +29,15 @@ def test_arrays_and_json_come_back_as_they_were(tmp_path: Path) -> None:
     assert again.json("a") == {"16": [1.5, 2.0, 0.5]}
 
 
+def test_it_is_known_what_is_there_without_reading_it(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    assert not cache.has_arrays("a")
+    cache.put_arrays("a", ARRAYS)
+    cache.put_json("b", 1)
+    (tmp_path / "cache" / "c.npz").mkdir()
+    assert [cache.has_arrays(key) for key in "abc"] == [True, False, False]
+
+
 def test_it_lies_in_the_users_cache_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANKSMITH_CACHE", str(tmp_path))
     Cache().put_json("a", 1)
@@ -136,4 +145,5 @@ def test_keys_differ_by_kind_and_by_every_ingredient() -> None:
     ]
     assert len(set(keys)) == len(keys)
     assert key_of("statistics", **dict(reversed(base.items()))) == keys[0]
+    assert key_of("statistics", kind="latency") != key_of("statistics", kind="statistics")
     assert all(key.replace("-", "").isalnum() for key in keys)

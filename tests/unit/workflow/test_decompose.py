@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from PIL import Image
 
+from ranksmith.data.dataset import open_dataset
 from ranksmith.data.npz import ArrayDataset
 from ranksmith.errors import ModelError, NodeNotFoundError, RankError, UsageError
 from ranksmith.graph.io import to_bytes
@@ -123,6 +126,56 @@ def test_a_data_aware_kind_without_images_says_what_to_do(tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="output-pca needs calibration images") as caught:
         decomposed(source_of(tmp_path), plan_of(("block0/conv1", "output-pca", 4)), dataset=None, preprocess=None)
     assert "--data" in str(caught.value.hint)
+
+
+def test_an_int8_plan_without_images_says_what_to_do(tmp_path: Path) -> None:
+    for entries in ((), (("block0/conv1", "weight-svd", 4),)):
+        plan = msgspec.structs.replace(plan_of(*entries), precision="int8")
+        with pytest.raises(UsageError, match="an int8 plan needs calibration images") as caught:
+            decomposed(source_of(tmp_path), plan, dataset=None, preprocess=None)
+        assert "--data" in str(caught.value.hint)
+
+
+def test_the_plans_own_images_and_seed_count(tmp_path: Path) -> None:
+    """What the command line says is for plans that do not."""
+    source, plan = source_of(tmp_path), plan_of(("block0/conv1", "output-pca", 4))
+    said = msgspec.structs.replace(plan, calibration=8, seed=0)
+    expected = decomposed(source, plan, calibration=8, seed=0)
+    assert decomposed(source, said, calibration=20, seed=1) == expected
+    assert decomposed(source, plan, calibration=20, seed=0) != expected
+    assert decomposed(source, plan, calibration=8, seed=1) != expected
+
+
+def test_a_weighted_plan_is_fitted_to_the_answer(tmp_path: Path) -> None:
+    source, plan = source_of(tmp_path), plan_of(("block1/conv2", "output-pca", 4))
+    plain, weighted = (
+        outputs(decomposed(source, msgspec.structs.replace(plan, weighted=weighted))[0]) for weighted in (False, True)
+    )
+    expected = outputs(source.path)
+    assert np.linalg.norm(weighted - plain) > 1e-3 * np.linalg.norm(expected)
+    assert np.linalg.norm(weighted - expected) < 0.5 * np.linalg.norm(expected - expected.mean(0))
+
+
+def test_the_plan_says_how_often_factors_are_refined(tmp_path: Path) -> None:
+    source, plan = source_of(tmp_path), plan_of(("block1/conv2", "spatial-vertical", 6))
+    expected = outputs(source.path)
+    errors = [
+        np.linalg.norm(outputs(decomposed(source, msgspec.structs.replace(plan, rounds=rounds))[0]) - expected)
+        for rounds in (0, 1)
+    ]
+    assert errors[0] != errors[1]
+
+
+def test_images_that_cannot_be_read_are_told_once_for_statistics_and_ranges(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for number, image in enumerate(IMAGES[:6]):
+        Image.fromarray(image).save(tmp_path / "data" / f"{number}.png")
+    (tmp_path / "data" / "9.png").write_bytes(b"not a png")
+    plan = msgspec.structs.replace(plan_of(("block0/conv1", "output-pca", 8)), precision="int8", weighted=True)
+    listener = Silent()
+    built, _ = decomposed(source_of(tmp_path), plan, dataset=open_dataset(tmp_path / "data"), progress=listener)
+    assert np.isfinite(outputs(built)).all()
+    assert len(listener.warnings) == 1
 
 
 def test_a_node_that_is_not_there_is_answered_with_the_nearest(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from ranksmith.measure.ranges import METHODS
 from ranksmith.progress import Silent
 from ranksmith.results import QuantizeReport, from_json, to_json
 from ranksmith.runtime.session import open_session
-from ranksmith.workflow.quantize import Calibration, best_ranges, collect_ranges, quantize_model
+from ranksmith.workflow.images import ImageSet
+from ranksmith.workflow.quantize import best_ranges, collect_ranges, quantize_model
 from ranksmith.workflow.source import ModelSource
 from tests.models import residual_classifier, save
 from tests.unit.workflow.scene import CLASSES, HW, PREPROCESS, pictures
@@ -36,8 +37,8 @@ def source(net: onnx.ModelProto, tmp_path: Path) -> ModelSource:
     return ModelSource(path=save(net, tmp_path / "net.onnx"), name="net")
 
 
-def calibration_of(images: ArrayDataset, order: list[int] | None = None, *, batch: int = 4) -> Calibration:
-    return Calibration(images, np.asarray(order or range(len(images)), np.int64), PREPROCESS, batch)
+def set_of(images: ArrayDataset, *, batch: int = 4) -> ImageSet:
+    return ImageSet(images, np.arange(len(images)), PREPROCESS, batch)
 
 
 def run(source: ModelSource, images: ArrayDataset, **options: object) -> tuple[bytes, QuantizeReport]:
@@ -58,9 +59,9 @@ def test_the_closest_method_is_taken_and_answers_hardly_change(source: ModelSour
     )
     assert report.method == report.methods[0].method
     assert report.methods[0].agreement >= 0.95
-    batches = calibration_of(images).batches
-    before, _ = logits(open_session(source.path, threads=1), batches(Silent(), ""))
-    after, _ = logits(open_session(content, threads=1), batches(Silent(), ""))
+    batches = set_of(images).batches
+    before, _ = logits(open_session(source.path, threads=1), batches())
+    after, _ = logits(open_session(content, threads=1), batches())
     assert kl(before, after) < 0.02
     assert report.kept == []
     assert report.quantized["Conv"] == 6
@@ -77,10 +78,7 @@ def test_the_order_of_the_images_does_not_change_the_model(source: ModelSource, 
 
 def test_ranges_do_not_depend_on_the_batch(source: ModelSource, images: ArrayDataset) -> None:
     content = folded(source)
-    found = [
-        collect_ranges(content, calibration_of(images, batch=batch).batches(Silent(), ""), threads=1)
-        for batch in (1, 16)
-    ]
+    found = [collect_ranges(content, set_of(images, batch=batch).batches(), threads=1) for batch in (1, 16)]
     for method in METHODS:
         one, many = (histograms.ranges(method) for histograms in found)
         for value in one:
@@ -89,11 +87,11 @@ def test_ranges_do_not_depend_on_the_batch(source: ModelSource, images: ArrayDat
 
 
 def test_a_reference_is_what_methods_are_judged_against(source: ModelSource, images: ArrayDataset) -> None:
-    content, calibration = folded(source), calibration_of(images)
-    histograms = collect_ranges(content, calibration.batches(Silent(), ""), threads=1)
+    content, few = folded(source), set_of(images)
+    histograms = collect_ranges(content, few.batches(), threads=1)
     flat = np.zeros((len(images), CLASSES), np.float32)
-    own = best_ranges(content, histograms, calibration, methods=["minmax"], threads=1)
-    other = best_ranges(content, histograms, calibration, methods=["minmax"], reference=flat, threads=1)
+    own = best_ranges(content, histograms, few, methods=["minmax"], threads=1)
+    other = best_ranges(content, histograms, few, methods=["minmax"], reference=flat, threads=1)
     assert own.model == other.model
     assert own.table[0].kl < other.table[0].kl
 

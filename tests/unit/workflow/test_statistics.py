@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from ranksmith.convolution import ConvLayer
 from ranksmith.data.dataset import open_dataset
 from ranksmith.data.npz import ArrayDataset
 from ranksmith.errors import DataError, ModelError
 from ranksmith.graph.query import conv_context, conv_layer
 from ranksmith.lowrank.columns import columns
+from ranksmith.lowrank.factor import KINDS, Factorizer
+from ranksmith.lowrank.fisher import GradientStatistics
+from ranksmith.lowrank.statistics import InputStatistics
 from ranksmith.progress import Silent
 from ranksmith.workflow.decompose import load_folded
 from ranksmith.workflow.source import ModelSource
-from ranksmith.workflow.statistics import Need, Statistics, gather
+from ranksmith.workflow.statistics import Need, Statistics, gather, needs_of, passes
 from tests.models import run, save
 from tests.unit.workflow.scene import PREPROCESS, Array, Net, inputs_of, network, pictures, replace
 
@@ -149,10 +156,116 @@ def test_activations_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         gathered(folded, pictures(3), {"block0/conv2": ["output"]})
 
 
-def test_a_factorizer_is_made_once(folded: ir.Model) -> None:
-    found = gathered(folded, pictures(3), {"block0/conv1": ["output"]})
+def test_a_factorizer_is_made_once_and_those_of_the_last_node_are_kept(folded: ir.Model) -> None:
+    found = gathered(folded, pictures(3), {"block0/conv1": BOTH, "block0/conv2": ["output"]})
     layer = conv_layer(folded, "block0/conv1")
-    assert found.factorizer("block0/conv1", "output-pca", layer) is found.factorizer(
-        "block0/conv1", "output-pca", layer
-    )
+    first = found.factorizer("block0/conv1", "output-pca", layer)
+    assert found.factorizer("block0/conv1", "output-pca", layer) is first
+    assert found.factorizer("block0/conv1", "input-side", layer) is not first
+    assert found.factorizer("block0/conv1", "output-pca", layer) is first
+    found.factorizer("block0/conv2", "output-pca", conv_layer(folded, "block0/conv2"))
+    assert found.factorizer("block0/conv1", "output-pca", layer) is not first
     assert found.energy("block0/conv1", 1) is found.energy("block0/conv1", 1)
+
+
+def test_statistics_that_are_read_back_give_the_same_factors(folded: ir.Model, tmp_path: Path) -> None:
+    node, images = "block1/conv1", pictures(6)
+    found = gathered(folded, images, {node: BOTH})
+    layer = conv_layer(folded, node)
+    np.savez(tmp_path / "input.npz", **found.input[node].to_arrays())
+    reads = []
+
+    def stored(name: str) -> InputStatistics:
+        reads.append(name)
+        with np.load(tmp_path / "input.npz") as arrays:
+            return InputStatistics.from_arrays(layer, dict(arrays))
+
+    again = Statistics(output=found.output, stored=stored)
+    for kind in KINDS:
+        expected = found.factorizer(node, kind, layer).factors(5)
+        for part, own in zip(expected, again.factorizer(node, kind, layer).factors(5), strict=True):
+            np.testing.assert_array_equal(own.weight, part.weight)
+    # Once for each kind that looks at the input; output PCA and weight SVD do not.
+    assert reads == [node] * sum(kind.needs == "input" for kind in KINDS.values())
+    # What is in memory is not read.
+    reads.clear()
+    Statistics(input=found.input, stored=stored).factorizer(node, "input-side", layer)
+    assert not reads
+    with pytest.raises(KeyError):
+        Statistics().factorizer(node, "input-side", layer)
+
+
+@pytest.mark.parametrize("kind", ["output-pca", "input-side"])
+def test_factors_are_weighted_where_it_is_asked_for_and_there_is_a_metric(folded: ir.Model, kind: str) -> None:
+    node = "block1/conv1"
+    found = gathered(folded, pictures(6), {node: BOTH})
+    layer = conv_layer(folded, node)
+    plain = found.factorizer(node, kind, layer).factors(4, rounds=0)
+    unmeasured = found.factorizer(node, kind, layer, weighted=True).factors(4, rounds=0)
+    found = Statistics(output=found.output, input=found.input)
+    fisher = found.fisher[node] = GradientStatistics(layer.out_channels)
+    rng = np.random.default_rng(0)
+    fisher.update(
+        rng.standard_normal((50, layer.out_channels, 1, 1)) * np.linspace(2, 0, layer.out_channels)[:, None, None]
+    )
+    weighted = found.factorizer(node, kind, layer, weighted=True).factors(4, rounds=0)
+    unasked = found.factorizer(node, kind, layer).factors(4, rounds=0)
+    np.testing.assert_array_equal(unmeasured[0].weight, plain[0].weight)
+    np.testing.assert_array_equal(unasked[0].weight, plain[0].weight)
+    assert not np.allclose(weighted[0].weight, plain[0].weight, atol=1e-3)
+
+
+def test_the_metric_holds_a_share_of_the_identity(folded: ir.Model) -> None:
+    """Channels that the gradients did not reach are not given up."""
+    node = "block1/conv1"
+    found = gathered(folded, pictures(6), {node: BOTH})
+    layer = conv_layer(folded, node)
+    found.fisher[node] = GradientStatistics(layer.out_channels)
+    found.fisher[node].update(np.eye(layer.out_channels)[:1, :, None, None])
+    full: list[Factorizer] = [
+        found.factorizer(node, kind, layer, weighted=True) for kind in ("output-pca", "input-side")
+    ]
+    for factorizer in full:
+        assert factorizer.weighting is not None
+        assert np.linalg.eigvalsh(factorizer.weighting)[0] >= 0.1 - 1e-9
+        assert np.mean(np.diagonal(factorizer.weighting)) == pytest.approx(1)
+
+
+def test_a_1x1_conv_s_input_is_not_looked_at() -> None:
+    """Of it the input-side and spatial kinds are what output PCA is already."""
+    wide, narrow = (ConvLayer(np.zeros((8, 8, size, size), np.float32)) for size in (3, 1))
+    kinds = ("output-pca", "input-side", "spatial-vertical")
+    assert needs_of(wide, kinds) == ["output", "input"]
+    assert needs_of(narrow, kinds) == ["output"]
+    assert needs_of(wide, ("input-side",)) == ["input"]
+    assert needs_of(wide, ("weight-svd",)) == needs_of(narrow, ("spatial-vertical",)) == []
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([1, 3, 8, 16]), st.sampled_from([1, 3]), st.sampled_from([1, 2])), max_size=8),
+    st.integers(0, 500_000),
+)
+@settings(deadline=None, max_examples=60)
+def test_passes_hold_every_layer_once_and_fit_the_budget(shapes: list[tuple[int, int, int]], budget: int) -> None:
+    layers = {
+        f"n{index}": ConvLayer(np.zeros((4 * group, channels, kernel, kernel), np.float32), group=group)
+        for index, (channels, kernel, group) in enumerate(shapes)
+    }
+    # One float64 second moment for every two columns of a group.
+    sizes = {node: 8 * layer.group * int(np.prod(layer.weight.shape[1:])) ** 2 for node, layer in layers.items()}
+    found = passes(layers, budget)
+    assert [node for part in found for node in part] == list(layers)
+    for part in found:
+        assert sum(sizes[node] for node in part) <= budget or len(part) == 1
+    for part, following in pairwise(found):
+        assert sum(sizes[node] for node in part) + sizes[following[0]] > budget
+
+
+def test_a_layer_s_statistics_do_not_depend_on_its_company(folded: ir.Model) -> None:
+    """So that cutting the layers into passes, or asking for one alone, changes no digit."""
+    images = pictures(6)
+    together = gathered(folded, images, dict.fromkeys(NODES, BOTH))
+    for node in NODES:
+        alone = gathered(folded, images, {node: BOTH})
+        np.testing.assert_array_equal(alone.output[node].covariance, together.output[node].covariance)
+        np.testing.assert_array_equal(alone.input[node].covariance, together.input[node].covariance)

@@ -1,138 +1,197 @@
-"""Each candidate's options: aligned ranks that are cheaper, timed in context, those that do not pay left out."""
+"""Each layer's options, in float and in int8: listed, timed in context, and compared by time and damage."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ranksmith.convolution import ConvLayer
 from ranksmith.lowrank.cost import skeleton
-from ranksmith.lowrank.factor import kind_named
+from ranksmith.results import Precision
 from ranksmith.runtime.machine import channel_block
 from ranksmith.search.allocate import drop_unpaying
-from ranksmith.search.candidates import Layer, Option, candidate_options
-from ranksmith.workflow.cache import key_of
+from ranksmith.search.candidates import Layer, Option, candidate_options, pareto
+from ranksmith.workflow.build import Builder
 from ranksmith.workflow.compress.job import Job, Prepared
-from ranksmith.workflow.compress.timing import time_chains
-from ranksmith.workflow.statistics import Need, Statistics, gather
+from ranksmith.workflow.compress.sensitivity import tried_chain, tried_options
+from ranksmith.workflow.compress.statistics import statistics_key
+from ranksmith.workflow.compress.timing import FLOAT, time_chains
+from ranksmith.workflow.statistics import Need, Statistics, needs_of
 
-__all__ = ["Considered", "consider", "gather_cached"]
+__all__ = ["Considered", "list_options", "paying", "time_options"]
 
 # An option must save more than this fraction of its layer's time; below it lies the noise of the table.
 _LEAST_GAIN = 0.03
-# Options of one layer that are timed.
-_MOST_OPTIONS = 12
+
+Options = dict[str, list[Option]]
 
 
 @dataclass(frozen=True)
 class Considered:
-    """What the search sees of one candidate.
+    """What the search sees of one layer in one precision.
 
     Attributes:
         options: aligned ranks with fewer multiply-adds than the Conv, timed where that is possible.
-        paying: those of them that save time; all of them where time is not what is saved.
+        paying: those of them that save time and that no other beats in time and error at once.
     """
 
     options: list[Option]
     paying: list[Option]
 
 
-def gather_cached(job: Job, prepared: Prepared) -> Statistics:
-    """Statistics of every candidate over the calibration images; output covariances come from the cache."""
-    needs: dict[str, list[Need]] = {}
-    wanted = {kind_named(kind).needs for kind in job.options.kinds} | {"output"}
-    for node in prepared.candidates:
-        needs[node] = [need for need in ("output", "input") if need in wanted]
-    key = key_of(
-        "statistics",
-        source=prepared.source_sha256,
-        calibration=prepared.calibration_sha256,
-        preprocess=str(job.preprocess),
-        needs=needs,
-    )
-    cached = job.cache.arrays(key)
-    if cached is not None:
-        statistics = Statistics.from_arrays(prepared.layers, cached)
-        prepared.calibration.recall_skipped(statistics.skipped, job.progress.warn)
-        return statistics
-    statistics = gather(
-        prepared.folded,
-        needs,
-        dataset=prepared.calibration.dataset,
-        indices=prepared.calibration.indices,
-        preprocess=job.preprocess,
-        threads=job.options.threads,
-        batch=prepared.calibration.batch,
-        progress=job.progress,
-        title="Spectra",
-    )
-    prepared.calibration.skipped.extend(statistics.skipped)
-    job.cache.put_arrays(key, statistics.to_arrays())
-    return statistics
+def list_options(job: Job, prepared: Prepared, statistics: Statistics, builder: Builder) -> Options:
+    """The options of every candidate whose image size is known, with their predicted errors, not timed yet.
+
+    Factors that the sensitivities are measured with are made on the way, while the layer's analyses are at hand.
+    """
+    block = channel_block(job.options.provider)
+    listed: Options = {}
+    sizes = {node: size for node in prepared.candidates if (size := prepared.contexts[node].input_hw) is not None}
+    with job.progress.stage("Predicting the error of every rank", len(sizes)) as advance:
+        for node, size in sizes.items():
+            layer = prepared.layers[node]
+            kinds = job.options.kinds if layer.kernel != (1, 1) else _projections(job.options.kinds)
+            errors = _remembered(job, prepared, node, partial(_predicted, job, statistics, node, layer))
+            listed[node] = candidate_options(Layer(node, layer, size, errors), block=block, kinds=kinds)
+            if job.options.sensitivity:
+                for option in tried_options(listed[node]):
+                    tried_chain(job, builder, option)
+            advance(1)
+    _warn_of_few_positions(job, prepared, statistics, list(sizes))
+    return listed
 
 
-def consider(
-    job: Job, prepared: Prepared, statistics: Statistics, dense_ms: Mapping[str, float]
-) -> dict[str, Considered]:
-    """List, time and filter the options of every candidate whose image size is known.
+def _warn_of_few_positions(job: Job, prepared: Prepared, statistics: Statistics, nodes: Sequence[str]) -> None:
+    """Of fewer positions than it has rows a covariance is singular, and the errors predicted by it are too small."""
+    few = [
+        node
+        for node in nodes
+        if statistics.output[node].count
+        < _rows(prepared.layers[node], needs_of(prepared.layers[node], job.options.kinds))
+    ]
+    if few:
+        prepared.warnings.append(
+            f"{len(prepared.calibration)} calibration images show {len(few)} of {len(nodes)} layers too few positions: "
+            "their predicted errors are too small, and more images would make better factors"
+        )
+        job.progress.warn(prepared.warnings[-1])
+
+
+def _rows(layer: ConvLayer, needs: Sequence[Need]) -> int:
+    """Of the largest covariance, per group, that is gathered of a layer."""
+    sizes = {"output": layer.out_channels // layer.group, "input": layer.weight[0].size}
+    return max((sizes[need] for need in needs), default=0)
+
+
+def time_options(
+    job: Job,
+    prepared: Prepared,
+    listed: Mapping[str, Sequence[Option]],
+    dense_ms: Mapping[str, float],
+    precision: Precision,
+    float_ms: Mapping[str, float] | None = None,
+) -> Options:
+    """The options with the times that they take in `precision`.
+
+    In int8 the layer as it is becomes an option as well: what it replaces, and the options are timed against, is the
+    layer in float between int8 neighbours.
 
     Args:
-        dense_ms: time of each Conv in the whole folded model. The paired ratios measured in context are applied to
-            it, so that an option's milliseconds are on the whole model's scale; where it is empty, the context's
-            own times stand.
+        dense_ms: time of each Conv in a whole model of this precision. The paired ratios measured in context are
+            applied to it, so that an option's milliseconds are on the whole model's scale; where it is empty, the
+            context's own times stand.
+        float_ms: for int8, the same of the model in float. Between int8 neighbours a layer in float takes as long as
+            that at least, and conversions on top.
     """
-    options: dict[str, list[Option]] = {}
-    block = channel_block(job.options.provider)
-    for node in prepared.candidates:
-        size = prepared.contexts[node].input_hw
-        if size is None:
-            continue
-        layer = Layer(
-            node=node,
-            layer=prepared.layers[node],
-            input_hw=size,
-            energy=statistics.energy(node, prepared.layers[node].group),
-            error=partial(_predicted_error, statistics, node, prepared.layers[node]),
-        )
-        options[node] = _thinned(candidate_options(layer, block=block, kinds=job.options.kinds))
-    timed = _timed(job, prepared, options, dense_ms)
-    if job.options.objective == "latency":
-        paying, _ = drop_unpaying(timed, _LEAST_GAIN)
-    else:
-        paying = timed
-    return {node: Considered(timed[node], paying[node]) for node in timed}
-
-
-def _thinned(options: list[Option]) -> list[Option]:
-    """At most `_MOST_OPTIONS`, evenly spaced from the cheapest to the mildest: wide layers have dozens of ranks."""
-    if len(options) <= _MOST_OPTIONS:
-        return options
-    return [options[index] for index in np.linspace(0, len(options) - 1, _MOST_OPTIONS).round().astype(int)]
-
-
-def _timed(
-    job: Job, prepared: Prepared, options: Mapping[str, list[Option]], dense_ms: Mapping[str, float]
-) -> dict[str, list[Option]]:
     chains = {
-        node: {_name(option): skeleton(prepared.layers[node], option.kind, option.rank) for option in listed}
-        for node, listed in options.items()
+        node: {
+            option.name: skeleton(prepared.layers[node], option.kind, option.rank)
+            for option in options
+            if option.kind is not None and option.rank is not None
+        }
+        for node, options in listed.items()
     }
-    timings = time_chains(job, prepared.layers, prepared.contexts, chains)
+    timings = time_chains(job, prepared.layers, prepared.contexts, chains, precision)
+    timed: Options = {}
+    for node, options in listed.items():
+        row = timings.get(node, {})
+        if precision == "fp32":
+            timed[node] = [
+                option.timed(dense / row[option.name].ratio, dense)
+                for option in options
+                for dense in [dense_ms.get(node, row[option.name].dense_ms)]
+            ]
+            continue
+        dense = dense_ms.get(node, row[FLOAT].dense_ms)
+        in_float = max(dense / row[FLOAT].ratio, (float_ms or {}).get(node, 0.0))
+        timed[node] = [as_it_is(prepared, node).timed(dense, in_float)]
+        timed[node] += [
+            replace(option, precision=precision).timed(dense / row[option.name].ratio, in_float) for option in options
+        ]
+    return timed
 
-    def timed(option: Option) -> Option:
-        timing = timings[option.node][_name(option)]
-        dense = dense_ms.get(option.node, timing.dense_ms)
-        return option.timed(dense / timing.ratio, dense)
 
-    return {node: [timed(option) for option in listed] for node, listed in options.items()}
-
-
-def _predicted_error(statistics: Statistics, node: str, layer: ConvLayer, kind: str, rank: int) -> float:
-    return statistics.factorizer(node, kind, layer).error(rank)
+def as_it_is(prepared: Prepared, node: str) -> Option:
+    """A Conv in int8 that keeps its shape."""
+    info = next(info for info in prepared.infos if info.node == node)
+    macs = info.macs or 0
+    return Option(node, None, None, macs, macs, info.params, info.params, 0.0, precision="int8")
 
 
-def _name(option: Option) -> str:
-    return f"{option.kind}:{option.rank}"
+def paying(job: Job, options: Mapping[str, list[Option]]) -> dict[str, Considered]:
+    """The options with those of them that pay: all that are no worse than another where time is not what is saved."""
+    if job.options.objective == "latency":
+        worth, _ = drop_unpaying(options, _LEAST_GAIN)
+        cost: Callable[[Option], float] = _milliseconds
+    else:
+        worth = dict(options)
+        cost = _macs if job.options.objective == "macs" else _params
+    return {node: Considered(listed, pareto(worth[node], cost)) for node, listed in options.items()}
+
+
+def _milliseconds(option: Option) -> float:
+    return float("inf") if option.ms is None else option.ms
+
+
+def _macs(option: Option) -> float:
+    return option.macs
+
+
+def _params(option: Option) -> float:
+    return option.params
+
+
+def _projections(kinds: Sequence[str]) -> list[str]:
+    """The kinds that mean something of their own for a 1×1 Conv; all others are output PCA there (`needs_of`)."""
+    return [kind for kind in kinds if kind in ("output-pca", "weight-svd")] or ["output-pca"]
+
+
+def _predicted(
+    job: Job, statistics: Statistics, node: str, layer: ConvLayer, kind: str, ranks: Sequence[int]
+) -> NDArray[np.floating[Any]]:
+    return statistics.factorizer(node, kind, layer, weighted=job.options.weighted).errors(ranks)
+
+
+def _remembered(
+    job: Job, prepared: Prepared, node: str, errors: Callable[[str, Sequence[int]], NDArray[np.floating[Any]]]
+) -> Callable[[str, Sequence[int]], NDArray[np.floating[Any]]]:
+    """`errors` by way of the cache: another machine or thread count asks for the same ones."""
+
+    def cached(kind: str, ranks: Sequence[int]) -> NDArray[np.floating[Any]]:
+        weighted = job.options.weighted
+        seed = job.options.seed if weighted else None
+        key = statistics_key(
+            job, prepared, "errors", node=node, kind=kind, ranks=list(ranks), weighted=weighted, seed=seed
+        )
+        found = job.cache.json(key)
+        if found is None:
+            found = [float(error) for error in errors(kind, ranks)]
+            job.cache.put_json(key, found)
+        return np.asarray(found)
+
+    return cached

@@ -1,154 +1,197 @@
-"""Plans built and judged on the selection images."""
+"""Plans built and judged on images; what was tried, and what was chosen."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ranksmith.data.loader import Batch
-from ranksmith.graph import io
 from ranksmith.measure import accuracy as measures
 from ranksmith.progress import Advance
-from ranksmith.results import PlanEntry, RankPlan
-from ranksmith.runtime.session import open_session
-from ranksmith.search.candidates import Option
-from ranksmith.workflow.cache import key_of
+from ranksmith.results import PredictionAudit, RankPlan, Speedup, to_json
+from ranksmith.runtime.session import default_threads, open_session
+from ranksmith.search.allocate import bytes_saved
+from ranksmith.workflow.build import Builder
+from ranksmith.workflow.compress.family import Choices, Family
 from ranksmith.workflow.compress.gate import Judgement, judge
-from ranksmith.workflow.compress.job import ImageSet, Job, Prepared
-from ranksmith.workflow.decompose import apply_plan
-from ranksmith.workflow.statistics import Statistics
+from ranksmith.workflow.compress.job import Job, Prepared
+from ranksmith.workflow.compress.statistics import statistics_key
+from ranksmith.workflow.images import ImageSet
 
-__all__ = ["Choices", "Frontier", "Judge", "Tried", "build", "entries_of", "logits_of", "rank_plan"]
+__all__ = ["Frontier", "Judge", "Timed", "Tried"]
 
 Array = NDArray[Any]
-Entries = Mapping[str, PlanEntry]
-Choices = Mapping[str, Option]
-
-
-def entries_of(choices: Choices) -> dict[str, PlanEntry]:
-    """The choices as the entries of a rank plan."""
-    return {node: PlanEntry(node=node, kind=option.kind, rank=option.rank) for node, option in choices.items()}
-
-
-def build(prepared: Prepared, entries: Entries, statistics: Statistics) -> ir.Model:
-    """The folded model with the planned Convs replaced."""
-    model = prepared.folded.clone()
-    apply_plan(model, entries, statistics)
-    return model
-
-
-def rank_plan(prepared: Prepared, entries: Entries) -> RankPlan:
-    """The plan as it is written to frontier/, in graph order."""
-    order = [info.node for info in prepared.infos if info.node in entries]
-    return RankPlan(source_sha256=prepared.source_sha256, layers=[entries[node] for node in order])
-
-
-def logits_of(job: Job, model: bytes, images: ImageSet, advance: Advance) -> tuple[Array, Array | None]:
-    """Logits [N, classes] of a model on a set of images, and the labels of those that could be read.
-
-    Accuracy does not depend on the provider that is timed, so the CPU's float32 answers are used.
-    """
-    key = key_of(
-        "logits",
-        model=hashlib.sha256(model).hexdigest(),
-        images=images.keys,
-        preprocess=str(images.preprocess),
-    )
-    cached = job.cache.arrays(key)
-    if cached is not None:
-        images.recall_skipped(cached["skipped"].tolist(), job.progress.warn)
-        return cached["logits"], cached.get("labels")
-    session = open_session(model, threads=job.options.threads)
-
-    def told() -> Iterator[Batch]:
-        for batch in images.batches(job.progress.warn):
-            yield batch
-            advance(len(batch.indices))
-
-    logits, labels = measures.logits(session, told())
-    arrays = {"logits": logits, "skipped": np.asarray(images.skipped, np.str_)}
-    if labels is not None:
-        arrays["labels"] = labels
-    job.cache.put_arrays(key, arrays)
-    return logits, labels
 
 
 class Judge:
-    """Judges plans against the folded original on sets of images; remembers every answer."""
+    """Builds plans and judges them against the folded original on sets of images; remembers every answer.
 
-    def __init__(self, job: Job, prepared: Prepared, statistics: Statistics) -> None:
+    Args:
+        scratch: a directory for the models that are built, which are too large to be held together.
+    """
+
+    def __init__(self, job: Job, prepared: Prepared, builder: Builder, scratch: Path) -> None:
         self._job = job
         self._prepared = prepared
-        self._statistics = statistics
-        self._answers: dict[tuple[tuple[PlanEntry, ...], int], Array] = {}
+        self._builder = builder
+        self._scratch = scratch
+        self._answers: dict[tuple[str, int], Array] = {}
         self._labels: dict[int, Array | None] = {}
 
-    def answers(self, entries: Entries, images: Sequence[ImageSet]) -> tuple[Array, Array, Array | None]:
+    def build(self, plan: RankPlan | None) -> bytes:
+        """The model of a plan (None: the folded original); built once, as it may take half a minute."""
+        if plan is None:
+            return self._prepared.folded_bytes
+        path = self._scratch / hashlib.sha256(_name(plan).encode()).hexdigest()
+        if not path.exists():
+            path.write_bytes(self._builder.build(plan)[0])
+        return path.read_bytes()
+
+    def answers(self, plan: RankPlan | None, images: Sequence[ImageSet]) -> tuple[Array, Array, Array | None]:
         """Logits of the original and of the plan's model on all of `images`, and the labels."""
-        plan = tuple(entries[node] for node in sorted(entries))
-        self._run(plan, entries, images)
-        self._run((), {}, images)
-        baseline = np.concatenate([self._answers[(), id(part)] for part in images])
-        result = np.concatenate([self._answers[plan, id(part)] for part in images])
+        name = _name(plan)
+        self._run(plan, images)
+        self._run(None, images)
+        baseline = np.concatenate([self._answers[_name(None), id(part)] for part in images])
+        result = np.concatenate([self._answers[name, id(part)] for part in images])
         labels = [found for part in images if (found := self._labels[id(part)]) is not None]
         return baseline, result, np.concatenate(labels) if labels else None
 
-    def __call__(self, entries: Entries, images: Sequence[ImageSet]) -> Judgement:
+    def __call__(self, plan: RankPlan | None, images: Sequence[ImageSet]) -> Judgement:
         """How the plan does on all of `images`."""
-        return judge(*self.answers(entries, images))
+        return judge(*self.answers(plan, images))
 
-    def _run(self, plan: tuple[PlanEntry, ...], entries: Entries, images: Sequence[ImageSet]) -> None:
-        missing = [part for part in images if (plan, id(part)) not in self._answers]
+    def _run(self, plan: RankPlan | None, images: Sequence[ImageSet]) -> None:
+        name = _name(plan)
+        missing = [part for part in images if (name, id(part)) not in self._answers]
         if not missing:
             return
-        content = self._prepared.folded_bytes
-        if plan:
-            content = io.to_bytes(build(self._prepared, entries, self._statistics))
-        what = f"a plan of {len(plan)} layers" if plan else "the original"
-        title = f"Judging {what} on {missing[0].role} images"
+        title = f"Judging {_title(plan)} on {missing[0].role} images"
         with self._job.progress.stage(title, sum(len(part) for part in missing)) as advance:
             for part in missing:
-                self._answers[plan, id(part)], self._labels[id(part)] = logits_of(self._job, content, part, advance)
+                self._answers[name, id(part)], self._labels[id(part)] = self._logits(plan, part, advance)
+
+    def _logits(self, plan: RankPlan | None, images: ImageSet, advance: Advance) -> tuple[Array, Array | None]:
+        """Logits [N, classes], and the labels of those that could be read.
+
+        Accuracy does not depend on the provider that is timed, so the CPU's answers are used.
+        """
+        job = self._job
+        key = statistics_key(job, self._prepared, "logits", plan=_name(plan), images=images.keys)
+        cached = job.cache.arrays(key)
+        if cached is not None:
+            images.recall_skipped(cached["skipped"].tolist(), job.progress.warn)
+            return cached["logits"], cached.get("labels")
+        session = open_session(self.build(plan), threads=default_threads())
+
+        def told() -> Iterator[Batch]:
+            for batch in images.batches(job.progress.warn):
+                yield batch
+                advance(len(batch.indices))
+
+        logits, labels = measures.logits(session, told())
+        arrays = {"logits": logits, "skipped": np.asarray(images.skipped, np.str_)}
+        if labels is not None:
+            arrays["labels"] = labels
+        job.cache.put_arrays(key, arrays)
+        return logits, labels
+
+
+def _name(plan: RankPlan | None) -> str:
+    return "" if plan is None else to_json(plan)
+
+
+def _title(plan: RankPlan | None) -> str:
+    if plan is None:
+        return "the original"
+    decomposed = sum(entry.kind is not None for entry in plan.layers)
+    repaired = ", repaired" if plan.repair else ""
+    if plan.precision == "fp32":
+        return f"a plan of {decomposed} layers{repaired}"
+    return f"int8 with {decomposed} layers decomposed{repaired}" if decomposed else "int8 alone"
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """A plan and how it did on the images that are chosen on.
+
+    Attributes:
+        family: what it belongs to; None for peers that are only shown.
+        choices: by node; empty for peers.
+        probability: that its true drop is within the budget; None for peers.
+        damage: estimated, in nats.
+        peer_saved: multiply-adds for one image and parameters that a peer saves, which has no choices.
+    """
+
+    plan: RankPlan
+    family: Family | None
+    choices: Choices
+    judgement: Judgement
+    probability: float | None
+    damage: float = 0.0
+    peer_saved: tuple[int, int] = (0, 0)
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return _title(self.plan)
+
+    @property
+    def macs_saved(self) -> int:
+        """Multiply-adds for one image that it saves."""
+        return self.peer_saved[0] + sum(option.dense_macs - option.macs for option in self.choices.values())
+
+    @property
+    def bytes_saved(self) -> float:
+        """Bytes of weights that its choices save."""
+        return sum(bytes_saved(option) for option in self.choices.values())
+
+    @property
+    def params_saved(self) -> int:
+        """Parameters that it saves."""
+        return self.peer_saved[1] + sum(option.dense_params - option.params for option in self.choices.values())
 
 
 @dataclass(frozen=True)
-class Tried:
-    """A plan and how it did on the images that are chosen on."""
+class Timed:
+    """A plan's latency at the first batch size.
 
-    choices: Choices
-    judgement: Judgement
+    Attributes:
+        speedup: time of the folded original over the plan's.
+        predicted_ms: from the latency table, on the scale of the family's base as it ran beside the plan; None for
+            peers.
+    """
+
+    measured_ms: float
+    speedup: Speedup
+    predicted_ms: float | None
 
 
 @dataclass(frozen=True)
 class Frontier:
-    """Every plan that was judged, and the one that was chosen (empty: the original).
+    """Every plan that was judged, and the one that was chosen (None: the original).
 
     Attributes:
-        model_ms: latency of the folded original.
+        timed: their latencies, in the same order.
+        prediction: how far the latency table was off.
         chosen_on: the images that decided.
         held_out: the images that took part in nothing.
-        reverted: nodes that the chosen plan had decomposed and that were slower in the whole model.
-        dense_ms, result_ms: time of each Conv in the whole original and in the chosen plan's whole model, run in
-            turn; empty where the provider cannot tell.
+        dense_ms, result_ms: time of each Conv in the family's model without decomposition and in the chosen plan's,
+            run in turn; empty where the provider cannot tell.
     """
 
     tried: list[Tried]
-    chosen: Choices
-    model_ms: float
+    timed: list[Timed]
+    prediction: PredictionAudit | None
+    chosen: Tried | None
     judge: Judge
     chosen_on: list[ImageSet]
     held_out: list[ImageSet]
-    reverted: list[str]
     dense_ms: dict[str, float]
     result_ms: dict[str, float]
-
-    def speedup(self, choices: Choices) -> float:
-        """Predicted from the latency table: the original's time over that of a plan."""
-        saved = sum(option.dense_ms - option.ms for option in choices.values() if option.ms and option.dense_ms)
-        return self.model_ms / max(self.model_ms - saved, 1e-9)

@@ -17,6 +17,7 @@ from ranksmith.measure.bootstrap import mean_ci95, paired_ratio_ci95
 from ranksmith.measure.latency import paired_latency, random_feeds
 from ranksmith.results import Accuracy, BatchCost, LatencyPair, Speedup
 from ranksmith.runtime.session import Feeds, Session, fixed_batch, open_session
+from ranksmith.search.evidence import Evidence, probability_within
 from ranksmith.workflow.compress.job import Job
 
 __all__ = ["Judgement", "accuracy", "batch_cost", "judge", "paired"]
@@ -45,6 +46,11 @@ class Judgement:
     agreement: float
     kl: float
 
+    @property
+    def evidence(self) -> Evidence:
+        """What this says about the true drop."""
+        return Evidence.of(self.losses, self.kl)
+
 
 def judge(baseline: Array, result: Array, labels: Array | None) -> Judgement:
     """Compare logits [N, classes] of the original and of a model on the same N images."""
@@ -58,8 +64,15 @@ def judge(baseline: Array, result: Array, labels: Array | None) -> Judgement:
     )
 
 
-def accuracy(baseline: Array, result: Array, labels: Array | None, *, seed: int) -> Accuracy:
-    """What the manifest says about accuracy, with bootstrap intervals."""
+def accuracy(
+    baseline: Array, result: Array, labels: Array | None, *, seed: int, max_drop_pp: float, other: Evidence | None
+) -> Accuracy:
+    """What the manifest says about accuracy, with bootstrap intervals.
+
+    Args:
+        other: a bolder plan on other images, from which it is learnt how readily this model's answers flip.
+    """
+    evidence = judge(baseline, result, labels).evidence
     drop, interval = measures.drop_pp(baseline, result, labels, seed)
     return Accuracy(
         images=len(baseline),
@@ -70,7 +83,8 @@ def accuracy(baseline: Array, result: Array, labels: Array | None, *, seed: int)
         drop_ci95_pp=interval,
         agreement=measures.agreement(baseline, result),
         agreement_ci95=mean_ci95(baseline.argmax(1) == result.argmax(1), seed),
-        kl=measures.kl(baseline, result),
+        kl=evidence.kl,
+        probability_within=probability_within(evidence, max_drop_pp, labelled=labels is not None, other=other),
     )
 
 

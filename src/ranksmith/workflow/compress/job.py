@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Literal, TypedDict
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from ranksmith.convolution import ConvLayer
 from ranksmith.data.dataset import Dataset
-from ranksmith.data.loader import Batch, load
 from ranksmith.graph.query import ConvContext
 from ranksmith.progress import Progress
 from ranksmith.results import ConvInfo, Preprocess
 from ranksmith.search.allocate import Objective
 from ranksmith.workflow.cache import Cache
+from ranksmith.workflow.images import ImageSet
 from ranksmith.workflow.source import ModelSource
 
-__all__ = ["CompressOptions", "ImageSet", "Job", "Prepared", "Stopwatch"]
+__all__ = ["DEFAULT_KINDS", "CompressOptions", "Fitting", "Job", "PrecisionChoice", "Prepared", "Stopwatch"]
 
-# Preprocessed images of a set are kept in memory up to here, and read again for each model above it.
-_KEEP_BYTES = 1 << 30
+PrecisionChoice = Literal["auto", "fp32", "int8"]
+
+DEFAULT_KINDS = ("output-pca", "input-side", "spatial-vertical", "spatial-horizontal")
+"""Weight SVD knows no data, and Tucker-2 was never the best of the fitted kinds."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,12 @@ class CompressOptions:
         max_drop_pp: percentage points of top-1 that may be lost (without labels: of agreement).
         confidence: how probable it must be, on the selection images, that the drop is within budget.
         objective: what to save: "latency", "macs" or "bytes".
+        precision: "fp32" keeps to floating point, "int8" quantizes in any case, "auto" takes what is faster.
         kinds: the decomposition kinds to choose from.
+        weighted: fit factors to the model's answer, where its operators can be differentiated.
+        rounds: alternating refinement rounds of fitted factors.
+        repair: images that the last factors of a plan are fitted to once more; 0: none.
+        sensitivity: images on which each layer's damage to the answer is measured; 0: layer errors stand in.
         provider, threads: what is measured, and with how many intra-op threads.
         batches: batch sizes of the final gate; the first is also that of the latency table.
         calibration: number of images to gather statistics on.
@@ -53,65 +57,22 @@ class CompressOptions:
     max_drop_pp: float = 1.0
     confidence: float = 0.8
     objective: Objective = "latency"
-    kinds: tuple[str, ...] = ("output-pca",)
+    precision: PrecisionChoice = "auto"
+    kinds: tuple[str, ...] = DEFAULT_KINDS
+    weighted: bool = True
+    rounds: int = 0
+    repair: int = 64
+    sensitivity: int = 16
     provider: str = "cpu"
     threads: int = 1
     batches: tuple[int, ...] = (1, 8)
-    calibration: int = 100
+    calibration: int = 128
     selection: int = 1000
     holdout: int = 2000
     points: int = 24
     seed: int = 0
     overwrite: bool = False
     command: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class ImageSet:
-    """Some images of a dataset, preprocessed; kept in memory when they are few.
-
-    Attributes:
-        role: what they are for, as it is said to the user.
-        skipped: why images could not be read, as far as they were read.
-    """
-
-    dataset: Dataset
-    indices: NDArray[np.integer[Any]]
-    preprocess: Preprocess
-    batch: int = 8
-    role: str = "calibration"
-    _kept: list[Batch] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    @cached_property
-    def keys(self) -> list[str]:
-        """The content key of each image; kept, because making them reads every file."""
-        return [self.dataset.key(int(index)) for index in self.indices]
-
-    def batches(self, warn: Callable[[str], None] | None = None) -> Iterator[Batch]:
-        """The images, in order; `warn` is told once of each that cannot be read."""
-        if self._kept:
-            yield from self._kept
-            return
-        height, width = self.preprocess.size
-        fits = len(self.indices) * 3 * height * width * 4 <= _KEEP_BYTES
-        kept: list[Batch] = []
-        read = load(self.dataset, self.indices, self.preprocess, batch=self.batch, skipped=self.skipped, warn=warn)
-        for batch in read:
-            if fits:
-                kept.append(batch)
-            yield batch
-        self._kept.extend(kept)
-
-    def recall_skipped(self, reasons: Sequence[str], warn: Callable[[str], None]) -> None:
-        """Take over what an earlier run, whose result was cached, could not read."""
-        for reason in reasons:
-            if reason not in self.skipped:
-                self.skipped.append(reason)
-                warn(f"skipped: {reason}")
 
 
 @dataclass
@@ -129,6 +90,13 @@ class Stopwatch:
             self.stages_s[name] = self.stages_s.get(name, 0.0) + perf_counter() - started
 
 
+class Fitting(TypedDict):
+    """How factors are made: see `RankPlan`."""
+
+    weighted: bool
+    rounds: int
+
+
 @dataclass(frozen=True)
 class Job:
     """The inputs of a run."""
@@ -142,6 +110,11 @@ class Job:
     progress: Progress
     cache: Cache
     clock: Stopwatch = field(default_factory=Stopwatch)
+
+    @property
+    def fitting(self) -> Fitting:
+        """How factors are made in this run."""
+        return {"weighted": self.options.weighted, "rounds": self.options.rounds}
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
-
-import onnx_ir as ir
 
 from ranksmith._version import __version__
 from ranksmith.graph import io
@@ -19,17 +16,19 @@ from ranksmith.results import (
     BatchCost,
     Cost,
     DataUse,
+    Family,
     FileInfo,
     FrontierPoint,
     LatencyPair,
     Manifest,
+    ProviderLatency,
     RankPlan,
     Spectrum,
     Speedup,
 )
 from ranksmith.runtime.machine import machine
-from ranksmith.workflow.compress.consider import Considered
-from ranksmith.workflow.compress.frontier import Choices, Frontier, entries_of, rank_plan
+from ranksmith.workflow.compress.families import Families
+from ranksmith.workflow.compress.frontier import Frontier, Tried
 from ranksmith.workflow.compress.job import Job, Prepared
 from ranksmith.workflow.compress.records import layer_records
 from ranksmith.workflow.statistics import Statistics
@@ -43,23 +42,24 @@ class Result:
 
     Attributes:
         verdict: whether `model` is the chosen plan's or the folded original.
-        model: what the bundle will hold.
+        model: what the bundle will hold, serialized.
         folded: the folded original against the original file, at the first batch size.
     """
 
     verdict: Literal["faster", "kept-original"]
-    model: ir.Model
+    model: bytes
     accuracy: Accuracy
     latency: list[LatencyPair]
     folded: Speedup
     batch_cost: BatchCost
+    providers: list[ProviderLatency]
 
 
 def make_manifest(
     job: Job,
     prepared: Prepared,
     statistics: Statistics,
-    considered: Mapping[str, Considered],
+    families: Families,
     frontier: Frontier,
     result: Result,
 ) -> tuple[Manifest, dict[str, RankPlan]]:
@@ -69,7 +69,8 @@ def make_manifest(
     size = sum(file.stat().st_size for file in [path, *external_files(io.load(path))])
     macs, params = cost(prepared.folded)
     before = Cost(macs=macs, params=params, bytes=size)
-    points, plans = _points(prepared, frontier, result, before)
+    points, plans = _points(frontier, result, before)
+    faster = result.verdict == "faster" and frontier.chosen is not None
     manifest = Manifest(
         ranksmith=__version__,
         command=options.command,
@@ -77,14 +78,15 @@ def make_manifest(
         verdict=result.verdict,
         source=FileInfo(name=path.name, sha256=prepared.source_sha256, bytes=size),
         model=FileInfo(name="model.onnx", sha256="", bytes=0),
-        inputs=input_infos(result.model),
-        outputs=output_infos(result.model),
+        inputs=input_infos(prepared.folded),
+        outputs=output_infos(prepared.folded),
         preprocess=job.preprocess,
         labels=list(job.labels) if job.labels is not None else None,
         machine=machine(),
         provider=options.provider,
         threads=options.threads,
-        precision="fp32",
+        precision=frontier.chosen.plan.precision if faster and frontier.chosen else "fp32",
+        asked_precision=options.precision,
         objective=options.objective,
         max_drop_pp=options.max_drop_pp,
         seed=options.seed,
@@ -92,43 +94,34 @@ def make_manifest(
         accuracy=result.accuracy,
         latency=result.latency,
         cost_before=before,
-        cost_after=_cost_after(frontier, result, before),
-        layers=layer_records(
-            prepared,
-            considered,
-            frontier.chosen,
-            kept_original=result.verdict != "faster",
-            reverted=frontier.reverted,
-            dense_ms=frontier.dense_ms,
-            result_ms=frontier.result_ms if result.verdict == "faster" else {},
-        ),
+        cost_after=_cost_after(frontier.chosen if faster else None, before),
+        layers=layer_records(prepared, families, frontier, kept_original=not faster),
         spectra=_spectra(prepared, statistics),
         rank_errors=_rank_errors(prepared, statistics),
         frontier=points,
         batch_cost=result.batch_cost,
         stages_s=dict(job.clock.stages_s),
         warnings=prepared.warnings + _skipped(prepared),
+        prediction=frontier.prediction,
+        providers=result.providers,
+        notes=families.notes,
     )
     return manifest, plans
 
 
-def _cost_after(frontier: Frontier, result: Result, before: Cost) -> Cost:
-    _, params = cost(result.model)
-    macs = _macs_of(frontier.chosen, before) if result.verdict == "faster" else before.macs
-    return Cost(macs=macs, params=params, bytes=0)
+def _cost_after(chosen: Tried | None, before: Cost) -> Cost:
+    if chosen is None:
+        return before
+    macs = None if before.macs is None else before.macs - chosen.macs_saved
+    return Cost(macs=macs, params=before.params - chosen.params_saved, bytes=0)
 
 
-def _macs_of(choices: Choices, before: Cost) -> int | None:
-    """Multiply-adds with these choices made; None where those of the original are unknown."""
-    if before.macs is None:
-        return None
-    return before.macs - sum(option.dense_macs - option.macs for option in choices.values())
-
-
-def _points(
-    prepared: Prepared, frontier: Frontier, result: Result, before: Cost
-) -> tuple[list[FrontierPoint], dict[str, RankPlan]]:
+def _points(frontier: Frontier, result: Result, before: Cost) -> tuple[list[FrontierPoint], dict[str, RankPlan]]:
     faster = result.verdict == "faster"
+    before_ours: list[tuple[Family, Speedup | None, bool]] = [
+        ("original", None, False),
+        ("folded", result.folded, not faster),
+    ]
     points = [
         FrontierPoint(
             name=name,
@@ -141,30 +134,49 @@ def _points(
             selection_agreement=1.0,
             selection_kl=0.0,
             chosen=chosen,
+            family=name,
         )
-        for name, speedup, chosen in (("original", None, False), ("folded", result.folded, not faster))
+        for name, speedup, chosen in before_ours
     ]
     plans: dict[str, RankPlan] = {}
-    for number, tried in enumerate(sorted(frontier.tried, key=lambda entry: frontier.speedup(entry.choices)), 1):
-        chosen = faster and tried.choices == frontier.chosen
-        name = f"plan-{number:02d}.json"
-        plans[name] = rank_plan(prepared, entries_of(tried.choices))
-        saved_params = sum(option.dense_params - option.params for option in tried.choices.values())
+    for tried, timed in sorted(
+        zip(frontier.tried, frontier.timed, strict=True), key=lambda pair: pair[1].speedup.ratio
+    ):
+        chosen = faster and tried is frontier.chosen
+        family = _family(tried)
+        number = sum(point.plan is not None for point in points) + 1
+        file = f"plan-{number:02d}.json"
+        plans[file] = tried.plan
+        speedup = Speedup(ratio=result.latency[0].ratio, ci95=result.latency[0].ci95) if chosen else timed.speedup
         points.append(
             FrontierPoint(
-                name=f"plan {number}",
-                plan=name,
-                macs=_macs_of(tried.choices, before),
-                params=before.params - saved_params,
-                speedup=result.latency[0].ratio if chosen else frontier.speedup(tried.choices),
-                speedup_ci95=result.latency[0].ci95 if chosen else None,
+                name={"int8": "int8 alone", "uniform-svd": "uniform SVD"}.get(family, f"plan {number}"),
+                plan=file,
+                macs=None if before.macs is None else before.macs - tried.macs_saved,
+                params=before.params - tried.params_saved,
+                speedup=speedup.ratio,
+                speedup_ci95=speedup.ci95,
                 selection_drop_pp=tried.judgement.drop_pp,
                 selection_agreement=tried.judgement.agreement,
                 selection_kl=tried.judgement.kl,
                 chosen=chosen,
+                family=family,
+                predicted_ms=timed.predicted_ms,
+                measured_ms=timed.measured_ms,
+                probability=tried.probability,
             )
         )
     return points, plans
+
+
+def _family(tried: Tried) -> Family:
+    if tried.family is None:
+        return "uniform-svd"
+    if tried.plan.precision == "fp32":
+        return "low-rank"
+    if any(entry.kind is not None for entry in tried.plan.layers):
+        return "low-rank-int8"
+    return "int8"
 
 
 def _data_use(job: Job, prepared: Prepared, frontier: Frontier) -> DataUse:

@@ -10,8 +10,9 @@ from ranksmith.graph import io
 from ranksmith.graph.query import conv_context, conv_infos, conv_layer, output_infos
 from ranksmith.measure.accuracy import check_labels
 from ranksmith.runtime.session import open_session
-from ranksmith.workflow.compress.job import ImageSet, Job, Prepared
+from ranksmith.workflow.compress.job import Job, Prepared
 from ranksmith.workflow.decompose import load_folded
+from ranksmith.workflow.images import ImageSet
 from ranksmith.workflow.inputs import image_batch
 
 __all__ = ["prepare"]
@@ -44,7 +45,8 @@ def prepare(job: Job) -> Prepared:
     own, options = job.calibration_dataset, job.options
     chosen = split(job.dataset, calibration=0 if own else options.calibration, seed=options.seed)
     taken = split(own, calibration=options.calibration, seed=options.seed, calibration_only=True) if own else chosen
-    for warning in chosen.warnings:
+    warnings = chosen.warnings + (taken.warnings if own else [])
+    for warning in warnings:
         job.progress.warn(warning)
     prepared = Prepared(
         folded=folded,
@@ -61,7 +63,7 @@ def prepare(job: Job) -> Prepared:
             for part in np.array_split(chosen.holdout[: options.holdout], _HOLDOUT_PARTS)
             if len(part)
         ),
-        warnings=list(chosen.warnings),
+        warnings=warnings,
     )
     _certify(job, prepared)
     return prepared

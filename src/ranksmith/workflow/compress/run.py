@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
+from ranksmith.errors import UsageError
 from ranksmith.files import check_output
-from ranksmith.graph import io
 from ranksmith.progress import Progress
-from ranksmith.results import Accuracy, LatencyPair, Manifest, PlanEntry, Speedup
-from ranksmith.runtime.session import open_session
+from ranksmith.results import LatencyPair, Manifest, RankPlan, Speedup
+from ranksmith.runtime.session import default_threads, open_session
+from ranksmith.workflow.build import Builder
 from ranksmith.workflow.cache import Cache
 from ranksmith.workflow.compress import gate
-from ranksmith.workflow.compress.consider import consider, gather_cached
-from ranksmith.workflow.compress.frontier import Frontier, build, entries_of
+from ranksmith.workflow.compress.elsewhere import elsewhere
+from ranksmith.workflow.compress.families import set_up
+from ranksmith.workflow.compress.frontier import Frontier, Judge
 from ranksmith.workflow.compress.job import CompressOptions, Job, Prepared
 from ranksmith.workflow.compress.manifest import Result, make_manifest
 from ranksmith.workflow.compress.prepare import prepare
-from ranksmith.workflow.compress.profile import layer_times
 from ranksmith.workflow.compress.selection import select
+from ranksmith.workflow.compress.statistics import gather_statistics, statistics_key
 from ranksmith.workflow.compress.write import write_bundle
 from ranksmith.workflow.inputs import Inputs
 from ranksmith.workflow.source import ModelSource
-from ranksmith.workflow.statistics import Statistics
 
 __all__ = ["compress"]
 
@@ -41,10 +43,15 @@ def compress(
     size, or no plan keeps the accuracy, the bundle holds the folded original and the verdict says so.
 
     Raises:
+        UsageError: options that contradict each other.
         GateError: the chosen plan lost more than `max_drop_pp`; nothing is written.
         OutputError, ModelError, DataError: as their docstrings say; nothing is written.
     """
     check_output(options.output, overwrite=options.overwrite)
+    if options.precision == "int8" and options.objective == "macs":
+        raise UsageError(
+            "multiply-adds do not depend on the precision", hint="with --precision int8 save latency or bytes"
+        )
     job = Job(
         source=source,
         dataset=inputs.dataset,
@@ -64,50 +71,63 @@ def compress(
         progress.note("the model takes one image at a time, so it is timed at batch 1 only")
         job = replace(job, options=replace(options, batches=(1,)))
     with clock.stage("spectra"):
-        statistics = gather_cached(job, prepared)
-    with clock.stage("latency table"):
-        [dense_ms] = layer_times(job, prepared, prepared.folded_bytes)
-        considered = consider(job, prepared, statistics, dense_ms)
-    with clock.stage("search"):
-        frontier = select(job, prepared, statistics, considered)
-    with clock.stage("gate"):
-        result = _gate(job, prepared, statistics, frontier)
+        statistics = gather_statistics(job, prepared)
+    builder = Builder(
+        prepared.folded,
+        statistics,
+        images=prepared.calibration.batches,
+        threads=default_threads(),
+        seed=options.seed,
+        cache=job.cache,
+        key=statistics_key(job, prepared, "chains", seed=options.seed),
+    )
+    families = set_up(job, prepared, statistics, builder)
+    with tempfile.TemporaryDirectory(prefix="ranksmith-") as scratch:
+        judge = Judge(job, prepared, builder, Path(scratch))
+        with clock.stage("search"):
+            frontier = select(job, prepared, families, judge)
+        with clock.stage("gate"):
+            result = _gate(job, prepared, frontier)
     with clock.stage("bundle"):
-        manifest, rank_plans = make_manifest(job, prepared, statistics, considered, frontier, result)
+        manifest, rank_plans = make_manifest(job, prepared, statistics, families, frontier, result)
         return write_bundle(job, prepared, result.model, manifest, rank_plans)
 
 
-def _gate(job: Job, prepared: Prepared, statistics: Statistics, frontier: Frontier) -> Result:
+def _gate(job: Job, prepared: Prepared, frontier: Frontier) -> Result:
     """Paired latency of the original file against the result, and accuracy on the held-out images."""
-    if frontier.chosen:
-        entries = entries_of(frontier.chosen)
-        model = build(prepared, entries, statistics)
-        content = io.to_bytes(model)
+    if frontier.chosen is not None:
+        content = frontier.judge.build(frontier.chosen.plan)
         latency, folded = _paired(job, prepared, content)
         if all(pair.ci95[0] > 1.0 for pair in latency):
-            return Result(
-                verdict="faster",
-                model=model,
-                accuracy=_accuracy(job, frontier, entries),
-                latency=latency,
-                folded=folded,
-                batch_cost=gate.batch_cost(job, content),
-            )
+            return _result(job, frontier, frontier.chosen.plan, content, latency, folded)
         job.progress.note("the result is not measurably faster at every batch size: keeping the original")
     # Nothing hangs on these, so they are not refined.
     latency, folded = gate.paired(job, prepared.folded_bytes, prepared.folded_bytes)
+    return _result(job, frontier, None, prepared.folded_bytes, latency, folded)
+
+
+def _result(
+    job: Job,
+    frontier: Frontier,
+    plan: RankPlan | None,
+    content: bytes,
+    latency: list[LatencyPair],
+    folded: Speedup,
+) -> Result:
     return Result(
-        verdict="kept-original",
-        model=prepared.folded.clone(),
-        accuracy=_accuracy(job, frontier, {}),
+        verdict="kept-original" if plan is None else "faster",
+        model=content,
+        accuracy=gate.accuracy(
+            *frontier.judge.answers(plan, frontier.held_out),
+            seed=job.options.seed,
+            max_drop_pp=job.options.max_drop_pp,
+            other=max((one.judgement.evidence for one in frontier.tried), key=lambda one: one.flips, default=None),
+        ),
         latency=latency,
         folded=folded,
-        batch_cost=gate.batch_cost(job, prepared.folded_bytes),
+        batch_cost=gate.batch_cost(job, content),
+        providers=elsewhere(job, content, "fp32" if plan is None else plan.precision),
     )
-
-
-def _accuracy(job: Job, frontier: Frontier, entries: Mapping[str, PlanEntry]) -> Accuracy:
-    return gate.accuracy(*frontier.judge.answers(entries, frontier.held_out), seed=job.options.seed)
 
 
 def _paired(job: Job, prepared: Prepared, content: bytes) -> tuple[list[LatencyPair], Speedup]:

@@ -1,158 +1,117 @@
-"""Which plan is built: allocation, the choice on the selection images, and whether it holds on fresh ones."""
+"""Which plan is built: the best that any family offers, if it holds on images that it was not chosen on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+from collections.abc import Sequence
 
 from ranksmith.errors import GateError
-from ranksmith.graph import io
-from ranksmith.measure.latency import paired_latency, random_feeds
-from ranksmith.runtime.session import open_session
-from ranksmith.search.allocate import Plan, plans
-from ranksmith.search.candidates import Option
-from ranksmith.search.choose import choose
-from ranksmith.workflow.compress.consider import Considered
-from ranksmith.workflow.compress.frontier import Choices, Frontier, Judge, Tried, build, entries_of
+from ranksmith.search.evidence import Evidence
+from ranksmith.workflow.compress.audit import Auditor
+from ranksmith.workflow.compress.families import Families
+from ranksmith.workflow.compress.frontier import Frontier, Judge, Tried
 from ranksmith.workflow.compress.gate import Judgement
-from ranksmith.workflow.compress.job import ImageSet, Job, Prepared
-from ranksmith.workflow.compress.profile import layer_times
-from ranksmith.workflow.statistics import Statistics
+from ranksmith.workflow.compress.job import Job, Prepared
+from ranksmith.workflow.compress.peers import uniform_svd
+from ranksmith.workflow.compress.search import FamilySearch
 
 __all__ = ["select"]
 
-# A layer that takes this much longer in the whole model than the dense one is reverted.
-_SLOWER = 1.05
-# How often the allocation is made again without layers that were slower in the whole model.
-_CORRECTIONS = 3
+# Of the damage of a plan that did not hold, what the next one may do.
+_MILDER = 0.7
 
 
-def select(
-    job: Job,
-    prepared: Prepared,
-    statistics: Statistics,
-    considered: Mapping[str, Considered],
-) -> Frontier:
-    """The strongest plan that keeps the accuracy promise, on images it was not chosen on.
+def select(job: Job, prepared: Prepared, families: Families, judge: Judge) -> Frontier:
+    """The strongest plan of all families that keeps the accuracy promise, on images it was not chosen on.
 
-    Plans from mild to strong come from exact allocation; bisection finds the strongest that is probably within
-    budget; layers that are slower in the whole model are reverted and the rest is allocated again. A choice on few
-    images can be a lucky one, so the plan has to hold on all the held-out images. Where it does not, a part of
-    those joins the images that are chosen on, a plan of at most half the damage is looked for, and what is left of
+    Within a family, plans from mild to strong come from exact allocation over a table that was corrected by what
+    whole models showed, and bisection finds the strongest that is probably within budget (`search`). Of all plans that
+    are, in whichever family, the one that gains most is taken; what a plan gains in time is measured on the whole
+    model, whatever the table says.
+
+    A choice on few images can be a lucky one, so it has to hold on all the held-out images. Where it does not, a part
+    of those joins the images that are chosen on, a plan of at most 0.7 of the damage is looked for, and what is left of
     the held-out images judges it.
 
     Raises:
         GateError: no held-out images are left, and the last choice did not hold either.
     """
-    judge = Judge(job, prepared, statistics)
-    paying = {node: seen.paying for node, seen in considered.items()}
+    searches = [FamilySearch(job, prepared, judge, found) for found in (families.int8, families.low_rank) if found]
+    auditor = Auditor(job, prepared, judge)
+    for search in searches:
+        search.correct_table()
     chosen_on, held_out = [prepared.selection], list(prepared.holdout)
-    tried: dict[tuple[Option, ...], Tried] = {}
-    reverted: list[str] = []
-    corrections, bound = 0, np.inf
-    sweep = _sweep(job, paying)
+    due = searches
     while True:
-        plan, found = _strongest(job, judge, sweep, chosen_on)
-        tried |= found
-        kept, dense_ms, result_ms = _without_slower(job, prepared, statistics, plan.choices if plan else {})
-        slower = [node for node in plan.choices if node not in kept] if plan else []
-        reverted += slower
-        if slower and corrections < _CORRECTIONS:
-            # The table was wrong about these: without them, others can be decomposed at the same accuracy.
-            job.progress.note(f"{len(slower)} layers were slower in the whole model: allocating again without them")
-            corrections += 1
-            paying = {node: [] if node in slower else listed for node, listed in paying.items()}
-            sweep = [plan for plan in _sweep(job, paying) if plan.damage <= bound]
-            continue
-        if plan is None or not kept:
+        for search in due:
+            search.run(chosen_on, _boldest(searches))
+        pick = _best(job, auditor, searches)
+        if pick is None:
             break
-        held = judge(entries_of(kept), held_out)
+        held = judge(pick.plan, held_out)
         if held.drop_pp <= job.options.max_drop_pp:
             break
         if len(held_out) == 1:
-            raise _missed(job, list(tried.values()), held)
+            raise _missed(job, searches, held)
         job.progress.note(
-            f"a plan of {len(kept)} layers lost {held.drop_pp:.2f} pp on {len(held.losses)} fresh images: "
-            "looking for a milder one"
+            f"{pick.title} lost {held.drop_pp:.2f} pp on {len(held.losses)} fresh images: looking for a milder plan"
         )
-        # Half the damage, not merely less: what is left of the held-out images is too little to try plan after plan.
-        bound = plan.damage / 2
-        sweep = [milder for milder in sweep if milder.damage <= bound]
+        # A good deal less, not merely less: what is left of the held-out images is too little to try plan after plan.
+        due = [search for search in searches if search.family is pick.family]
+        due[0].bound = _MILDER * pick.damage
         chosen_on.append(held_out.pop(0))
-    if kept and slower:
-        tried[tuple(kept.values())] = Tried(kept, judge(entries_of(kept), chosen_on))
-    job.progress.note(_summary(sweep, kept))
+    job.progress.note("no plan that is faster keeps the accuracy asked for" if pick is None else f"chose {pick.title}")
+    tried = [one for search in searches for one in search.tried.values()]
+    tried += uniform_svd(job, prepared, judge, tried, chosen_on)
+    times: tuple[dict[str, float], dict[str, float]] = ({}, {})
+    if pick is not None:
+        times = next(search for search in searches if search.family is pick.family).times_of(pick.plan)
     return Frontier(
-        tried=list(tried.values()),
-        chosen=kept,
-        model_ms=_model_ms(job, prepared),
+        tried=tried,
+        timed=auditor.time(tried),
+        prediction=auditor.prediction(tried),
+        chosen=pick,
         judge=judge,
         chosen_on=chosen_on,
         held_out=held_out,
-        reverted=reverted,
-        dense_ms=dense_ms,
-        result_ms=result_ms,
+        dense_ms=times[0],
+        result_ms=times[1],
     )
 
 
-def _sweep(job: Job, paying: Mapping[str, list[Option]]) -> list[Plan]:
-    return plans(paying, objective=job.options.objective, points=job.options.points)
+def _best(job: Job, auditor: Auditor, searches: Sequence[FamilySearch]) -> Tried | None:
+    """Of the plans that are probably within budget the one that gains most; None where none gains anything."""
+    options = job.options
+    accepted = [
+        one
+        for search in searches
+        for one in search.tried.values()
+        if one.damage <= search.bound and (one.probability or 0.0) >= options.confidence
+    ]
+    if options.precision == "int8":
+        accepted = [one for one in accepted if one.plan.precision == "int8"]
+    if options.objective == "latency":
+        timed = [(timed.speedup.ratio, one) for timed, one in zip(auditor.time(accepted), accepted, strict=True)]
+        gains = [(ratio - 1.0, one) for ratio, one in timed]
+    elif options.objective == "macs":
+        gains = [(float(one.macs_saved), one) for one in accepted]
+    else:
+        gains = [(one.bytes_saved, one) for one in accepted]
+    gain, best = max(gains, key=lambda pair: pair[0], default=(0.0, None))
+    return best if gain > 0 else None
 
 
-def _strongest(
-    job: Job, judge: Judge, sweep: Sequence[Plan], images: Sequence[ImageSet]
-) -> tuple[Plan | None, dict[tuple[Option, ...], Tried]]:
-    """The strongest acceptable plan of the sweep, and every plan that was judged on the way."""
-    found = choose(
-        sweep,
-        lambda plan: judge(entries_of(plan.choices), images),
-        max_drop_pp=job.options.max_drop_pp,
-        confidence=job.options.confidence,
-        labelled=job.dataset.labels is not None,
-    )
-    tried = {tuple(entry.plan.choices.values()): Tried(entry.plan.choices, entry.score) for entry in found.evaluated}
-    return (found.chosen.plan if found.chosen else None), tried
+def _boldest(searches: Sequence[FamilySearch]) -> Evidence | None:
+    """Of all plans that were judged, the one whose flips say most about how readily this model's answers flip."""
+    known = [one.judgement.evidence for search in searches for one in search.tried.values()]
+    return max(known, key=lambda evidence: evidence.flips, default=None)
 
 
-def _without_slower(
-    job: Job, prepared: Prepared, statistics: Statistics, chosen: Choices
-) -> tuple[Choices, dict[str, float], dict[str, float]]:
-    """The choices without those that are slower in the whole model; the layers' times in the original and there."""
-    kept = chosen
-    while True:
-        if not kept:
-            [dense_ms] = layer_times(job, prepared, prepared.folded_bytes)
-            return kept, dense_ms, {}
-        content = io.to_bytes(build(prepared, entries_of(kept), statistics))
-        dense_ms, result_ms = layer_times(job, prepared, prepared.folded_bytes, content)
-        slower = {node for node in kept if result_ms.get(node, 0.0) > _SLOWER * dense_ms.get(node, np.inf)}
-        if not slower:
-            return kept, dense_ms, result_ms
-        kept = {node: option for node, option in kept.items() if node not in slower}
-
-
-def _summary(sweep: Sequence[Plan], kept: Choices) -> str:
-    if not sweep:
-        return "no layer has a rank that pays on this machine within the accuracy asked for"
-    if not kept:
-        return f"none of {len(sweep)} plans keeps the accuracy asked for"
-    return f"chose a plan of {len(kept)} layers out of {len(sweep)} plans"
-
-
-def _missed(job: Job, tried: Sequence[Tried], held: Judgement) -> GateError:
+def _missed(job: Job, searches: Sequence[FamilySearch], held: Judgement) -> GateError:
     budget = job.options.max_drop_pp
     what = "top-1" if job.dataset.labels is not None else "agreement"
-    best = min(tried, key=lambda one: one.judgement.drop_pp)
+    best = min(one.judgement.drop_pp for search in searches for one in search.tried.values())
     return GateError(
         f"{what} fell by {held.drop_pp:.2f} pp on {len(held.losses)} held-out images, more than --max-drop {budget:g}",
-        hint=f"the best plan lost {best.judgement.drop_pp:.2f} pp on the images it was chosen on; allow a larger "
-        "--max-drop, or give more images",
+        hint=f"the best plan lost {best:.2f} pp on the images it was chosen on; allow a larger --max-drop, or give "
+        "more images",
     )
-
-
-def _model_ms(job: Job, prepared: Prepared) -> float:
-    """Latency of the folded original at the first batch size, for predicting that of the plans."""
-    session = open_session(prepared.folded_bytes, provider=job.options.provider, threads=job.options.threads)
-    feeds = random_feeds(session, job.options.batches[0], job.options.seed)
-    return float(np.median(paired_latency([lambda: session.run(feeds)], pairs=5, seed=job.options.seed)))

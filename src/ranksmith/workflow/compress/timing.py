@@ -4,6 +4,9 @@ An option's context is what the runtime sees around it in the model: a producer 
 candidate, the Add and Relu that the runtime fuses into it, a consumer. All options of one layer are
 measured interleaved with the dense layer in one go, and what is kept is the paired ratio; layers of the
 same geometry share a measurement. Rows are cached with everything they depend on.
+
+In int8 the whole context is quantized, with made-up ranges, and so are the dense layer and every option. One more
+option is the dense layer in float between int8 neighbours: what it costs to leave it so, conversions included.
 """
 
 from __future__ import annotations
@@ -18,14 +21,21 @@ from ranksmith.convolution import ConvLayer
 from ranksmith.graph.context import context_model
 from ranksmith.graph.query import ConvContext
 from ranksmith.measure.latency import paired_latency, random_feeds
+from ranksmith.results import Precision
 from ranksmith.runtime.machine import fingerprint, machine
+from ranksmith.runtime.quantize import quantizable_values, quantize
 from ranksmith.runtime.session import Session, open_session
 from ranksmith.workflow.cache import key_of
 from ranksmith.workflow.compress.job import Job
 
-__all__ = ["Timing", "time_chains"]
+__all__ = ["FLOAT", "Timing", "time_chains"]
 
-_ROUNDS, _BURST_MS = 21, 3.0
+FLOAT = "float"
+"""The name of the dense layer in float between int8 neighbours."""
+
+_ROUNDS, _BURST_MS = 13, 2.0
+_MOST_AT_ONCE = 16
+"""Sessions that are held and timed together."""
 
 
 @dataclass(frozen=True)
@@ -49,60 +59,78 @@ def time_chains(
     layers: Mapping[str, ConvLayer],
     contexts: Mapping[str, ConvContext],
     chains: Mapping[str, Mapping[str, Chain]],
+    precision: Precision = "fp32",
 ) -> dict[str, dict[str, Timing]]:
-    """Time each layer's chains (node → option name → chain) against the layer itself.
+    """Time each layer's chains (node → option name → chain) against the layer itself, all in `precision`.
 
-    Layers whose image size is unknown cannot be timed in context and are left out.
+    Layers whose image size is unknown cannot be timed in context and are left out. In int8 each row has one entry
+    more, `FLOAT`.
     """
     groups: dict[str, list[str]] = {}
     for node in chains:
-        if contexts[node].input_hw is not None and chains[node]:
-            groups.setdefault(_row_key(job, layers[node], contexts[node], chains[node]), []).append(node)
+        if contexts[node].input_hw is not None and (chains[node] or precision == "int8"):
+            key = _row_key(job, layers[node], contexts[node], chains[node], precision)
+            groups.setdefault(key, []).append(node)
     timings: dict[str, dict[str, Timing]] = {}
     total = sum(len(chains[nodes[0]]) for nodes in groups.values())
-    with job.progress.stage("Timing candidates in context", total) as advance:
+    with job.progress.stage(f"Timing {precision} candidates in context", total) as advance:
         for key, nodes in groups.items():
             first = nodes[0]
             row = job.cache.json(key)
             if row is None:
-                row = _measure(job, layers[first], contexts[first], chains[first])
+                row = _measure(job, layers[first], contexts[first], chains[first], precision)
                 job.cache.put_json(key, row)
             for node in nodes:
-                timings[node] = {name: Timing(*row[name]) for name in chains[node]}
+                timings[node] = {name: Timing(*row[name]) for name in row}
             advance(len(chains[first]))
     return timings
 
 
 def _measure(
-    job: Job, layer: ConvLayer, context: ConvContext, chains: Mapping[str, Chain]
+    job: Job, layer: ConvLayer, context: ConvContext, chains: Mapping[str, Chain], precision: Precision
 ) -> dict[str, tuple[float, float]]:
-    options = job.options
-    sessions = [_session(job, chain, context) for chain in [(layer,), *chains.values()]]
-    feeds = random_feeds(sessions[0], options.batches[0], options.seed)
-    runners = [partial(session.run, feeds) for session in sessions]
-    samples = paired_latency(runners, pairs=_ROUNDS, seed=options.seed, min_time_ms=_BURST_MS)
-    dense_ms = float(np.median(samples[:, 0]))
-    return {
-        name: (dense_ms, float(np.median(samples[:, 0] / samples[:, column])))
-        for column, name in enumerate(chains, start=1)
-    }
+    named = [(name, context_model(chain, _size(context), context.followers)) for name, chain in chains.items()]
+    dense = context_model((layer,), _size(context), context.followers)
+    if precision == "int8":
+        named = [(name, _quantized(model)) for name, model in named]
+        named.append((FLOAT, _quantized(dense, keep=("layer0",))))
+        dense = _quantized(dense)
+    row: dict[str, tuple[float, float]] = {}
+    for start in range(0, len(named), _MOST_AT_ONCE):
+        part = named[start : start + _MOST_AT_ONCE]
+        sessions = [_session(job, model) for model in (dense, *(model for _, model in part))]
+        feeds = random_feeds(sessions[0], job.options.batches[0], job.options.seed)
+        runners = [partial(session.run, feeds) for session in sessions]
+        samples = paired_latency(runners, pairs=_ROUNDS, seed=job.options.seed, min_time_ms=_BURST_MS)
+        dense_ms = float(np.median(samples[:, 0]))
+        for column, (name, _) in enumerate(part, start=1):
+            row[name] = (dense_ms, float(np.median(samples[:, 0] / samples[:, column])))
+    return row
 
 
-def _session(job: Job, chain: Sequence[ConvLayer], context: ConvContext) -> Session:
+def _size(context: ConvContext) -> tuple[int, int]:
     assert context.input_hw is not None
-    return open_session(
-        context_model(chain, context.input_hw, context.followers),
-        provider=job.options.provider,
-        threads=job.options.threads,
-    )
+    return context.input_hw
 
 
-def _row_key(job: Job, layer: ConvLayer, context: ConvContext, chains: Mapping[str, Chain]) -> str:
+def _quantized(model: bytes, keep: Sequence[str] = ()) -> bytes:
+    """The context in int8. What the ranges are makes no difference to its time."""
+    return quantize(model, dict.fromkeys(quantizable_values(model, keep=keep), (-1.0, 1.0)), keep=keep)
+
+
+def _session(job: Job, model: bytes) -> Session:
+    return open_session(model, provider=job.options.provider, threads=job.options.threads)
+
+
+def _row_key(
+    job: Job, layer: ConvLayer, context: ConvContext, chains: Mapping[str, Chain], precision: Precision
+) -> str:
     """Everything a row depends on; the weights' values are not among it, so equal shapes share a row."""
     return key_of(
         "latency",
         machine=fingerprint(machine(), job.options.provider, job.options.threads),
         batch=job.options.batches[0],
+        precision=precision,
         layer=_shape(layer),
         context=(context.input_hw, context.followers),
         chains={name: [_shape(part) for part in chain] for name, chain in chains.items()},

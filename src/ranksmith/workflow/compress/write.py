@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnx_ir as ir
 
 from ranksmith.bundle import golden
 from ranksmith.bundle import manifest as manifests
@@ -16,7 +15,8 @@ from ranksmith.graph import io
 from ranksmith.report.page import write_report
 from ranksmith.results import FileInfo, Manifest, RankPlan, to_json
 from ranksmith.runtime.session import open_session
-from ranksmith.workflow.compress.job import ImageSet, Job, Prepared
+from ranksmith.workflow.compress.job import Job, Prepared
+from ranksmith.workflow.images import ImageSet
 
 __all__ = ["write_bundle"]
 
@@ -24,7 +24,7 @@ _GOLDEN_IMAGES = 16
 
 
 def write_bundle(
-    job: Job, prepared: Prepared, model: ir.Model, manifest: Manifest, plans: Mapping[str, RankPlan]
+    job: Job, prepared: Prepared, model: bytes, manifest: Manifest, plans: Mapping[str, RankPlan]
 ) -> Manifest:
     """Write the bundle to `job.options.output` and return the manifest as it was written, with every hash filled in.
 
@@ -32,7 +32,7 @@ def write_bundle(
         OutputError: it exists and is not to be overwritten, or the disk is full.
     """
     with atomic_directory(job.options.output, overwrite=job.options.overwrite) as folder:
-        io.save(model, folder / "model.onnx")
+        io.save(io.from_bytes(model), folder / "model.onnx")
         info = FileInfo(
             name="model.onnx",
             sha256=sha256_of(folder / "model.onnx"),

@@ -1,0 +1,130 @@
+"""The statistics of a run: gathered in passes that fit in memory, kept in the cache, read back layer by layer."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ranksmith.lowrank.fisher import GradientStatistics
+from ranksmith.lowrank.statistics import InputStatistics
+from ranksmith.runtime.session import default_threads
+from ranksmith.workflow.cache import key_of
+from ranksmith.workflow.compress.job import Job, Prepared
+from ranksmith.workflow.fisher import gather_fisher
+from ranksmith.workflow.statistics import Statistics, gather, needs_of, passes
+
+__all__ = ["gather_statistics", "statistics_key"]
+
+
+def statistics_key(job: Job, prepared: Prepared, what: str, **more: object) -> str:
+    """A cache key of what was gathered of the calibration images of this model."""
+    return key_of(
+        what,
+        source=prepared.source_sha256,
+        calibration=prepared.calibration_sha256,
+        preprocess=str(job.preprocess),
+        **more,
+    )
+
+
+def gather_statistics(job: Job, prepared: Prepared) -> Statistics:
+    """Output covariances and metrics of every candidate, and access to the statistics of their inputs."""
+    statistics = _outputs(job, prepared)
+    needing = {node: layer for node, layer in prepared.layers.items() if "input" in needs_of(layer, job.options.kinds)}
+    for nodes in passes(needing):
+        missing = [node for node in nodes if not job.cache.has_arrays(_input_key(job, prepared, node))]
+        if missing:
+            _gather_inputs(job, prepared, missing)
+    statistics.stored = partial(_read_input, job, prepared)
+    if job.options.weighted:
+        statistics.fisher |= _fisher(job, prepared)
+    return statistics
+
+
+def _outputs(job: Job, prepared: Prepared) -> Statistics:
+    key = statistics_key(job, prepared, "statistics", nodes=prepared.candidates)
+    cached = job.cache.arrays(key)
+    if cached is not None:
+        statistics = Statistics.from_arrays(prepared.layers, cached)
+        prepared.calibration.recall_skipped(statistics.skipped, job.progress.warn)
+        return statistics
+    images = prepared.calibration
+    statistics = gather(
+        prepared.folded,
+        {node: ["output"] for node in prepared.candidates},
+        dataset=images.dataset,
+        indices=images.indices,
+        preprocess=job.preprocess,
+        threads=default_threads(),
+        batch=images.batch,
+        progress=job.progress,
+        skipped=images.skipped,
+        title="Spectra",
+    )
+    job.cache.put_arrays(key, statistics.to_arrays())
+    return statistics
+
+
+def _gather_inputs(job: Job, prepared: Prepared, nodes: list[str]) -> None:
+    images = prepared.calibration
+    statistics = gather(
+        prepared.folded,
+        {node: ["input"] for node in nodes},
+        dataset=images.dataset,
+        indices=images.indices,
+        preprocess=job.preprocess,
+        threads=default_threads(),
+        batch=images.batch,
+        progress=job.progress,
+        skipped=images.skipped,
+        title=f"Input statistics of {len(nodes)} layers",
+    )
+    for node in nodes:
+        job.cache.put_arrays(_input_key(job, prepared, node), statistics.input.pop(node).to_arrays())
+
+
+def _input_key(job: Job, prepared: Prepared, node: str) -> str:
+    return statistics_key(job, prepared, "input", node=node)
+
+
+def _read_input(job: Job, prepared: Prepared, node: str) -> InputStatistics:
+    arrays = job.cache.arrays(_input_key(job, prepared, node))
+    if arrays is None:
+        # Somebody emptied the cache while we worked.
+        _gather_inputs(job, prepared, [node])
+        arrays = job.cache.arrays(_input_key(job, prepared, node)) or {}
+    return InputStatistics.from_arrays(prepared.layers[node], arrays)
+
+
+def _fisher(job: Job, prepared: Prepared) -> dict[str, GradientStatistics]:
+    """What the answer says about each candidate's output, where the model's operators can be differentiated."""
+    images, seed = prepared.calibration, job.options.seed
+    key = statistics_key(job, prepared, "fisher", nodes=prepared.candidates, seed=seed)
+    cached = job.cache.arrays(key)
+    if cached is None:
+        found = gather_fisher(
+            prepared.folded,
+            prepared.candidates,
+            dataset=images.dataset,
+            indices=images.indices,
+            preprocess=job.preprocess,
+            threads=default_threads(),
+            batch=images.batch,
+            progress=job.progress,
+            skipped=images.skipped,
+            seed=seed,
+        )
+        cached = {
+            f"{node}|{name}": array for node, fisher in found.items() for name, array in fisher.to_arrays().items()
+        }
+        job.cache.put_arrays(key, cached)
+    known = {}
+    for node in prepared.candidates:
+        own = {name.rpartition("|")[2]: array for name, array in cached.items() if name.rpartition("|")[0] == node}
+        if own:
+            known[node] = GradientStatistics.from_arrays(own)
+    if len(known) < len(prepared.candidates):
+        job.progress.note(
+            f"{len(prepared.candidates) - len(known)} layers cannot be differentiated to the answer: "
+            "their factors are fitted to the layer's own output"
+        )
+    return known
