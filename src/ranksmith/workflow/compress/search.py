@@ -34,7 +34,8 @@ class FamilySearch:
     """The state of the search in one family.
 
     Attributes:
-        bound: plans of more damage than this have failed.
+        bound: plans of more estimated damage than this are not tried any more, since one has failed.
+        bound_kl: those that were judged and diverge by more than this are not taken any more.
         tried: every plan that was judged, by its content.
     """
 
@@ -43,6 +44,7 @@ class FamilySearch:
     judge: Judge
     family: Family
     bound: float = np.inf
+    bound_kl: float = np.inf
     tried: dict[str, Tried] = field(default_factory=dict)
     _reversions: int = 0
 

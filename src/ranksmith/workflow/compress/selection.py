@@ -58,6 +58,7 @@ def select(job: Job, prepared: Prepared, families: Families, judge: Judge) -> Fr
         # A good deal less, not merely less: what is left of the held-out images is too little to try plan after plan.
         due = [search for search in searches if search.family is pick.family]
         due[0].bound = _MILDER * pick.damage
+        due[0].bound_kl = _MILDER * pick.judgement.kl
         chosen_on.append(held_out.pop(0))
     job.progress.note("no plan that is faster keeps the accuracy asked for" if pick is None else f"chose {pick.title}")
     tried = [one for search in searches for one in search.tried.values()]
@@ -85,7 +86,7 @@ def _best(job: Job, auditor: Auditor, searches: Sequence[FamilySearch]) -> Tried
         one
         for search in searches
         for one in search.tried.values()
-        if one.damage <= search.bound and (one.probability or 0.0) >= options.confidence
+        if one.judgement.kl <= search.bound_kl and (one.probability or 0.0) >= options.confidence
     ]
     if options.precision == "int8":
         accepted = [one for one in accepted if one.plan.precision == "int8"]
