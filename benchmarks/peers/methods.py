@@ -18,7 +18,7 @@ from ranksmith.graph import io
 from ranksmith.graph.decompose import replace_conv
 from ranksmith.lowrank.cost import pair_macs_ratio
 from ranksmith.lowrank.factor import Factorizer, full_rank
-from ranksmith.lowrank.spectra import retained_energy
+from ranksmith.lowrank.spectra import rank_for_energy, retained_energy
 from ranksmith.results import Manifest, RankPlan, from_json
 from ranksmith.workflow.cache import key_of
 from ranksmith.workflow.decompose import decompose
@@ -77,8 +77,7 @@ def energy_pca(setting: Setting, block: int, thresholds: list[float], *, aligned
         return retained_energy(_output_statistics(setting).output[node].covariance, setting.layers[node].group)
 
     def rank(node: str, threshold: float) -> int:
-        least = int(np.searchsorted(energy(node), threshold)) + 1
-        return -(-least // block) * block if aligned else least
+        return rank_for_energy(energy(node), threshold, block if aligned else 1)
 
     def candidate(threshold: float) -> Candidate:
         chosen = _cheaper(setting, "output-pca", {node: rank(node, threshold) for node in setting.layers})

@@ -16,6 +16,7 @@ from ranksmith.errors import UsageError
 __all__ = [
     "BatchOption",
     "BatchesOption",
+    "CalibrationOption",
     "DataOption",
     "DevkitOption",
     "ImagesOption",
@@ -46,6 +47,8 @@ DataOption = Annotated[
         show_default=False,
     ),
 ]
+
+CalibrationOption = Annotated[int, typer.Option("--calibration", metavar="N", min=1, help="Images to calibrate on.")]
 
 LabelsOption = Annotated[
     Path | None,

@@ -12,6 +12,7 @@ import typer
 from ranksmith.cli import output as out
 from ranksmith.cli.options import (
     BatchesOption,
+    CalibrationOption,
     DataOption,
     DevkitOption,
     JsonOption,
@@ -77,9 +78,7 @@ def compress(
             help="How probable it must be, on the images that are chosen on, that no more is lost.",
         ),
     ] = 0.8,
-    calibration: Annotated[
-        int, typer.Option("--calibration", metavar="N", min=1, help="Images to gather statistics on.")
-    ] = 128,
+    calibration: CalibrationOption = 128,
     batch: BatchesOption = "1,8",
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ranksmith.cli.options import (
+    CalibrationOption,
     DataOption,
     DevkitOption,
     JsonOption,
@@ -54,9 +55,7 @@ def decompose(
     labels: LabelsOption = None,
     devkit: DevkitOption = None,
     preprocess: PreprocessOption = None,
-    calibration: Annotated[
-        int, typer.Option("--calibration", metavar="N", min=1, help="Images to gather statistics on.")
-    ] = 100,
+    calibration: CalibrationOption = 100,
     fold: Annotated[
         bool, typer.Option("--fold/--no-fold", help="Fold BatchNormalization first, as decomposing wants it.")
     ] = True,

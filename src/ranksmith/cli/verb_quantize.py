@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ranksmith.cli.options import (
+    CalibrationOption,
     DataOption,
     DevkitOption,
     JsonOption,
@@ -44,9 +45,7 @@ def quantize(
             "auto tries them all, percentile both percentiles.",
         ),
     ] = "auto",
-    calibration: Annotated[
-        int, typer.Option("--calibration", metavar="N", min=1, help="Images to calibrate on.")
-    ] = 100,
+    calibration: CalibrationOption = 100,
     keep: Annotated[
         list[str] | None,
         typer.Option("--keep", metavar="NODE", help="A node that stays float; may be repeated.", show_default=False),

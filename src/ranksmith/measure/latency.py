@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 from ranksmith.errors import ModelError
 from ranksmith.progress import Advance
 from ranksmith.results import LatencySummary, ValueInfo
-from ranksmith.runtime.session import Session
+from ranksmith.runtime.session import Feeds, Session
 
-__all__ = ["drift", "paired_latency", "random_feeds", "sentinel", "summarize"]
+__all__ = ["drift", "paired_latency", "random_feeds", "sentinel", "session_runners", "summarize"]
 
 Runner = Callable[[], object]
 
@@ -82,6 +83,11 @@ def paired_latency(
         advance(pairs - reported)
     chosen = np.sort(np.argsort(drift(ends), kind="stable")[:pairs])
     return np.asarray(samples, np.float64).reshape(-1, len(runners))[chosen]
+
+
+def session_runners(sessions: Sequence[Session], feeds: Feeds) -> list[Runner]:
+    """Runners of several sessions that take the same feeds."""
+    return [partial(session.run, feeds) for session in sessions]
 
 
 def drift(ends: ArrayLike) -> NDArray[np.float64]:

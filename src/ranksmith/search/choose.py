@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from ranksmith.search.evidence import Evidence, probability_within
+from ranksmith.search.evidence import Evidence, boldest, probability_within
 
 __all__ = ["Choice", "Evaluated", "PlanScore", "choose"]
 
@@ -82,7 +82,7 @@ def choose(
         middle = (mildest + strongest) // 2
         score = evaluate(points[middle])
         known = [entry.score.evidence for entry in evaluated] + ([other] if other else [])
-        stronger = max(known, key=lambda evidence: evidence.flips, default=None)
+        stronger = boldest(known)
         probability = probability_within(score.evidence, max_drop_pp, labelled=labelled, other=stronger)
         accepted = probability >= confidence
         evaluated.append(Evaluated(middle, points[middle], score, probability, accepted))

@@ -28,13 +28,14 @@ Without labels an image can only disagree: the drop is q.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import betainc, betaincinv
 
-__all__ = ["Evidence", "expected_kl", "flip_prior", "probability_within"]
+__all__ = ["Evidence", "boldest", "expected_kl", "flip_prior", "probability_within"]
 
 _LOST_PRIOR, _GAINED_PRIOR = 26.0, 14.0
 _RATE, _RATE_FLIPS = 0.22, 8.0
@@ -69,6 +70,11 @@ class Evidence:
     @property
     def flips(self) -> int:
         return self.lost + self.gained
+
+
+def boldest(known: Iterable[Evidence]) -> Evidence | None:
+    """The one whose flips say most about how readily a model's answers flip; None of none."""
+    return max(known, key=lambda evidence: evidence.flips, default=None)
 
 
 def flip_prior(kl: float, other: Evidence | None = None) -> tuple[float, float]:

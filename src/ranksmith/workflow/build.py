@@ -25,6 +25,7 @@ from ranksmith.progress import Silent
 from ranksmith.results import Change, PlanEntry, RankPlan
 from ranksmith.runtime.quantize import quantize
 from ranksmith.workflow.cache import Cache, key_of
+from ranksmith.workflow.images import first_batches
 from ranksmith.workflow.quantize import Histograms, collect_ranges
 from ranksmith.workflow.repair import repair
 from ranksmith.workflow.statistics import Statistics
@@ -83,18 +84,15 @@ class Builder:
         """
         entries = entries_by_node(plan, self._order)
         model = self._folded.clone()
-        changes = [
-            replace_conv(model, node, self._finished(entries[node], plan))
-            for node in self._order
-            if node in entries and entries[node].kind is not None
-        ]
-        if plan.repair and changes:
-            nodes = [node for node in self._order if node in entries and entries[node].kind is not None]
+        nodes = [node for node in self._order if node in entries and entries[node].kind is not None]
+        changes = [replace_conv(model, node, self._finished(entries[node], plan)) for node in nodes]
+        if plan.repair and nodes:
             images = self._first(plan.repair, "a repaired plan needs images to fit its factors to")
             repair(self._folded, model, nodes, images, threads=self._threads, progress=Silent())
         content = io.to_bytes(model)
         if plan.precision == "int8":
-            content = self._quantized(content, plan, entries)
+            keep = _kept(model, [node for node, entry in entries.items() if entry.precision == "fp32"])
+            content = quantize(content, self.histograms(content, keep).ranges(plan.ranges or "minmax"), keep=keep)
         return content, changes
 
     def chain(self, node: str, kind: str, rank: int, *, weighted: bool, rounds: int) -> Chain:
@@ -125,12 +123,7 @@ class Builder:
         """The first batches that hold `count` images."""
         if self._images is None:
             raise UsageError(why, hint="pass --data")
-        taken: list[Batch] = []
-        for batch in self._images():
-            taken.append(batch)
-            if sum(map(len, taken)) >= count:
-                break
-        return taken
+        return list(first_batches(self._images(), count))
 
     def _finished(self, entry: PlanEntry, plan: RankPlan) -> Chain:
         assert entry.kind is not None
@@ -140,10 +133,6 @@ class Builder:
             # Eigenvectors are spiky, and spikes waste the eight bits.
             chain = balance_and_rotate(chain, self._seed if plan.seed is None else plan.seed)
         return chain
-
-    def _quantized(self, content: bytes, plan: RankPlan, entries: Mapping[str, PlanEntry]) -> bytes:
-        keep = _kept(content, [node for node, entry in entries.items() if entry.precision == "fp32"])
-        return quantize(content, self.histograms(content, keep).ranges(plan.ranges or "minmax"), keep=keep)
 
 
 def entries_by_node(plan: RankPlan, known: Sequence[str]) -> dict[str, PlanEntry]:
@@ -163,9 +152,9 @@ def entries_by_node(plan: RankPlan, known: Sequence[str]) -> dict[str, PlanEntry
     return entries
 
 
-def _kept(content: bytes, nodes: Sequence[str]) -> list[str]:
+def _kept(model: ir.Model, nodes: Sequence[str]) -> list[str]:
     """The nodes of a built model that stay float: each of `nodes`, or the Convs that replaced it."""
-    names = [info.node for info in conv_infos(io.from_bytes(content))]
+    names = [info.node for info in conv_infos(model)]
     kept = [name for name in names if name in nodes or _PART.sub("", name) in nodes]
     if len(kept) < len(nodes):
         raise ModelError("a Conv that is to stay float cannot be found in the model that was built")

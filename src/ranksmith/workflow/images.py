@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from ranksmith.data.dataset import Dataset
 from ranksmith.data.loader import Batch, load
 from ranksmith.results import Preprocess
 
-__all__ = ["ImageSet"]
+__all__ = ["ImageSet", "first_batches"]
 
 # Preprocessed images of a set are kept in memory up to here, and read again for each model above it.
 _KEEP_BYTES = 256 << 20
@@ -66,3 +66,13 @@ class ImageSet:
             if reason not in self.skipped:
                 self.skipped.append(reason)
                 warn(f"skipped: {reason}")
+
+
+def first_batches(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
+    """Whole batches, as many as it takes to hold `count` images, or all there are."""
+    taken = 0
+    for batch in batches:
+        yield batch
+        taken += len(batch)
+        if taken >= count:
+            return

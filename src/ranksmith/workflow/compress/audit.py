@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 
 from ranksmith.measure.bootstrap import paired_ratio_ci95
-from ranksmith.measure.latency import paired_latency, random_feeds
+from ranksmith.measure.latency import paired_latency, random_feeds, session_runners
 from ranksmith.results import PredictionAudit, Speedup, to_json
 from ranksmith.runtime.machine import fingerprint, machine
 from ranksmith.runtime.session import open_session
@@ -78,7 +77,7 @@ class Auditor:
             models = [self.prepared.folded_bytes, base, *(self.judge.build(one.plan) for one in part)]
             sessions = [open_session(model, provider=options.provider, threads=options.threads) for model in models]
             feeds = random_feeds(sessions[0], options.batches[0], options.seed)
-            runners = [partial(session.run, feeds) for session in sessions]
+            runners = session_runners(sessions, feeds)
             samples = paired_latency(runners, pairs=_ROUNDS, seed=options.seed)
             found = [
                 [*np.median(samples[:, [1, column]], axis=0).tolist(), speedup.ratio, *speedup.ci95]

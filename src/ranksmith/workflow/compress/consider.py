@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,25 +23,12 @@ from ranksmith.workflow.compress.statistics import statistics_key
 from ranksmith.workflow.compress.timing import FLOAT, time_chains
 from ranksmith.workflow.statistics import Need, Statistics, needs_of
 
-__all__ = ["Considered", "list_options", "paying", "time_options"]
+__all__ = ["list_options", "paying", "time_options"]
 
 # An option must save more than this fraction of its layer's time; below it lies the noise of the table.
 _LEAST_GAIN = 0.03
 
 Options = dict[str, list[Option]]
-
-
-@dataclass(frozen=True)
-class Considered:
-    """What the search sees of one layer in one precision.
-
-    Attributes:
-        options: aligned ranks with fewer multiply-adds than the Conv, timed where that is possible.
-        paying: those of them that save time and that no other beats in time and error at once.
-    """
-
-    options: list[Option]
-    paying: list[Option]
 
 
 def list_options(job: Job, prepared: Prepared, statistics: Statistics, builder: Builder) -> Options:
@@ -143,15 +130,18 @@ def as_it_is(prepared: Prepared, node: str) -> Option:
     return Option(node, None, None, macs, macs, info.params, info.params, 0.0, precision="int8")
 
 
-def paying(job: Job, options: Mapping[str, list[Option]]) -> dict[str, Considered]:
-    """The options with those of them that pay: all that are no worse than another where time is not what is saved."""
+def paying(job: Job, options: Mapping[str, list[Option]]) -> Options:
+    """Of each layer's options those that pay and that no other beats in what is saved and in error at once.
+
+    All pay where time is not what is saved.
+    """
     if job.options.objective == "latency":
         worth, _ = drop_unpaying(options, _LEAST_GAIN)
         cost: Callable[[Option], float] = _milliseconds
     else:
         worth = dict(options)
         cost = _macs if job.options.objective == "macs" else _params
-    return {node: Considered(listed, pareto(worth[node], cost)) for node, listed in options.items()}
+    return {node: pareto(listed, cost) for node, listed in worth.items()}
 
 
 def _milliseconds(option: Option) -> float:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 
 from ranksmith.errors import RanksmithError
 from ranksmith.measure.bootstrap import paired_ratio_ci95
-from ranksmith.measure.latency import paired_latency, random_feeds
+from ranksmith.measure.latency import paired_latency, random_feeds, session_runners
 from ranksmith.results import Precision, ProviderLatency
 from ranksmith.runtime.session import PROVIDERS, Session, open_session
 from ranksmith.workflow.compress.job import Job
@@ -32,7 +30,7 @@ def elsewhere(job: Job, result: bytes, precision: Precision) -> list[ProviderLat
         for name in others:
             sessions = _sessions(job, result, name)
             if sessions is not None:
-                runners = [partial(session.run, feeds) for session in (reference, *sessions)]
+                runners = session_runners((reference, *sessions), feeds)
                 samples = paired_latency(runners, pairs=_ROUNDS, seed=options.seed)
                 speedup = paired_ratio_ci95(samples[:, 0], samples[:, 2], options.seed)
                 medians = np.median(samples, axis=0)

@@ -11,8 +11,7 @@ from ranksmith.errors import ModelError
 from ranksmith.graph.query import conv_context, conv_layer
 from ranksmith.measure.accuracy import class_output
 from ranksmith.measure.latency import paired_latency, random_feeds
-from ranksmith.results import RankPlan
-from ranksmith.runtime.quantize import quantizable_values
+from ranksmith.runtime.quantize import Range, quantizable_values, quantize
 from ranksmith.runtime.session import default_threads, open_session
 from ranksmith.search.candidates import Option
 from ranksmith.search.damage import DamageCurve
@@ -94,12 +93,12 @@ def _int8(
         job.progress.note(notes[-1])
         return None
     with job.clock.stage("int8"):
-        method, table = _ranges(job, prepared, builder)
+        method, ranges, table = _ranges(job, prepared, builder)
         notes.append(
             f"int8 ranges by {method}; mean KL on the calibration images: "
             + ", ".join(f"{name} {kl:.4f}" for name, kl in table)
         )
-        base = builder.build(RankPlan(layers=[], precision="int8", ranges=method, seed=job.options.seed))[0]
+        base = quantize(prepared.folded_bytes, ranges)
         others = _others(prepared, listed)
         everything = replace(
             prepared,
@@ -126,9 +125,9 @@ def _others(prepared: Prepared, listed: Mapping[str, list[Option]]) -> list[str]
     ]
 
 
-def _ranges(job: Job, prepared: Prepared, builder: Builder) -> tuple[str, list[tuple[str, float]]]:
-    """The method whose int8 model answers most like the original, and all methods' divergences."""
-    key = statistics_key(job, prepared, "ranges")
+def _ranges(job: Job, prepared: Prepared, builder: Builder) -> tuple[str, dict[str, Range], list[tuple[str, float]]]:
+    """The method whose int8 model answers most like the original, its ranges, and all methods' divergences."""
+    key = statistics_key(job, prepared, "int8-ranges")
     found = job.cache.json(key)
     if found is None:
         with job.progress.stage("Finding the ranges of activations"):
@@ -136,10 +135,10 @@ def _ranges(job: Job, prepared: Prepared, builder: Builder) -> tuple[str, list[t
         best = best_ranges(
             prepared.folded_bytes, histograms, prepared.calibration, threads=default_threads(), progress=job.progress
         )
-        found = [best.method, [(entry.method, entry.kl) for entry in best.table]]
+        found = [best.method, best.ranges, [(entry.method, entry.kl) for entry in best.table]]
         job.cache.put_json(key, found)
-    method, table = found
-    return method, [(name, kl) for name, kl in table]
+    method, ranges, table = found
+    return method, {name: (low, high) for name, (low, high) in ranges.items()}, [(name, kl) for name, kl in table]
 
 
 def _model_ms(job: Job, model: bytes) -> float:

@@ -14,7 +14,7 @@ from ranksmith.results import PlanEntry, Precision, RankPlan
 from ranksmith.search.allocate import Plan, largest_gain, plans
 from ranksmith.search.candidates import Option
 from ranksmith.search.damage import DamageCurve
-from ranksmith.workflow.compress.consider import Considered, paying
+from ranksmith.workflow.compress.consider import paying
 from ranksmith.workflow.compress.job import Job, Prepared
 
 __all__ = ["Choices", "Family"]
@@ -31,7 +31,7 @@ class Family:
         base_ms: its latency.
         dense_ms: time of each Conv in it; empty where the provider cannot tell.
         options: what was considered for each layer, timed and with damages; corrected as plans are measured.
-        considered: the same, with what pays.
+        paying: those of them that pay; since the last sweep.
         ranges: how activation ranges are found; None in float.
         excluded: layers that were slower in the whole model than in the table, and are not decomposed any more.
     """
@@ -41,7 +41,7 @@ class Family:
     base_ms: float
     dense_ms: dict[str, float]
     options: dict[str, list[Option]]
-    considered: dict[str, Considered] = field(default_factory=dict)
+    paying: dict[str, list[Option]] = field(default_factory=dict)
     ranges: str | None = None
     excluded: list[str] = field(default_factory=list)
 
@@ -62,7 +62,8 @@ class Family:
             calibration=len(prepared.calibration),
             seed=job.options.seed,
             repair=job.options.repair if repaired else 0,
-            **job.fitting,
+            weighted=job.options.weighted,
+            rounds=job.options.rounds,
         )
 
     @property
@@ -76,13 +77,12 @@ class Family:
         return max(self.base_ms - (_saved_ms(choices) - _saved_ms(self.base_choices)), 1e-3)
 
     def sweep(self, job: Job) -> list[Plan]:
-        """Plans from mild to strong; `considered` is brought up to date."""
+        """Plans from mild to strong; `paying` is brought up to date."""
         listed = {
             node: [option for option in options if option.kind is None] if node in self.excluded else options
             for node, options in self.options.items()
         }
-        self.considered = paying(job, listed)
-        worth = {node: seen.paying for node, seen in self.considered.items()}
+        self.paying = worth = paying(job, listed)
         shape_kept = {node: [option for option in options if option.kind is None] for node, options in worth.items()}
         objective = job.options.objective
         start = largest_gain(shape_kept, objective) if self.precision == "int8" else 0.0

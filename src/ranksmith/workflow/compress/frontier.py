@@ -142,6 +142,10 @@ class Tried:
         """What it is called in messages."""
         return _title(self.plan)
 
+    def is_accepted(self, confidence: float) -> bool:
+        """Whether it is probable enough that its drop is within the budget."""
+        return self.probability is not None and self.probability >= confidence
+
     @property
     def macs_saved(self) -> int:
         """Multiply-adds for one image that it saves."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,9 @@ from scipy.optimize import nnls
 
 from ranksmith.measure import accuracy as measures
 from ranksmith.measure.bootstrap import mean_ci95, paired_ratio_ci95
-from ranksmith.measure.latency import paired_latency, random_feeds
+from ranksmith.measure.latency import paired_latency, random_feeds, session_runners
 from ranksmith.results import Accuracy, BatchCost, LatencyPair, Speedup
-from ranksmith.runtime.session import Feeds, Session, fixed_batch, open_session
+from ranksmith.runtime.session import fixed_batch, open_session
 from ranksmith.search.evidence import Evidence, probability_within
 from ranksmith.workflow.compress.job import Job
 
@@ -100,7 +98,7 @@ def paired(job: Job, result: bytes, folded: bytes, *, effort: float = 1.0) -> tu
     pairs, speedups = [], []
     with job.progress.stage("Final gate: paired latency", len(options.batches)) as advance:
         for batch in options.batches:
-            runners = _runners(sessions, random_feeds(sessions[0], batch, options.seed))
+            runners = session_runners(sessions, random_feeds(sessions[0], batch, options.seed))
             round_ms = 2 * float(paired_latency(runners, pairs=1, seed=options.seed).sum())
             count = int(np.clip(effort * _BUDGET_MS / round_ms, _MIN_PAIRS, effort * _MAX_PAIRS))
             samples = paired_latency(runners, pairs=count, seed=options.seed)
@@ -125,13 +123,9 @@ def batch_cost(job: Job, model: bytes) -> BatchCost:
     options = job.options
     session = open_session(model, provider=options.provider, threads=options.threads)
     batches = _COST_BATCHES if fixed_batch(session) is None else (1,)
-    runners = [_runners([session], random_feeds(session, batch, options.seed))[0] for batch in batches]
+    runners = [session_runners([session], random_feeds(session, batch, options.seed))[0] for batch in batches]
     medians = np.median(paired_latency(runners, pairs=7, seed=options.seed), axis=0)
     # Relative errors are what counts, so that the small batches weigh as much as the large ones.
     design = np.stack([np.ones(len(batches)), np.asarray(batches, float)], axis=1) / medians[:, None]
     alpha, beta = nnls(design, np.ones(len(batches)))[0]
     return BatchCost(alpha_ms=float(alpha), beta_ms=float(beta), batches=list(batches), latency_ms=medians.tolist())
-
-
-def _runners(sessions: Sequence[Session], feeds: Feeds) -> list[Callable[[], object]]:
-    return [partial(session.run, feeds) for session in sessions]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Literal, TypedDict
+from typing import Literal
 
 import onnx_ir as ir
 
@@ -21,7 +21,7 @@ from ranksmith.workflow.cache import Cache
 from ranksmith.workflow.images import ImageSet
 from ranksmith.workflow.source import ModelSource
 
-__all__ = ["DEFAULT_KINDS", "CompressOptions", "Fitting", "Job", "PrecisionChoice", "Prepared", "Stopwatch"]
+__all__ = ["DEFAULT_KINDS", "CompressOptions", "Job", "PrecisionChoice", "Prepared", "Stopwatch"]
 
 PrecisionChoice = Literal["auto", "fp32", "int8"]
 
@@ -90,13 +90,6 @@ class Stopwatch:
             self.stages_s[name] = self.stages_s.get(name, 0.0) + perf_counter() - started
 
 
-class Fitting(TypedDict):
-    """How factors are made: see `RankPlan`."""
-
-    weighted: bool
-    rounds: int
-
-
 @dataclass(frozen=True)
 class Job:
     """The inputs of a run."""
@@ -110,11 +103,6 @@ class Job:
     progress: Progress
     cache: Cache
     clock: Stopwatch = field(default_factory=Stopwatch)
-
-    @property
-    def fitting(self) -> Fitting:
-        """How factors are made in this run."""
-        return {"weighted": self.options.weighted, "rounds": self.options.rounds}
 
 
 @dataclass(frozen=True)

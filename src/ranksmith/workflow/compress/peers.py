@@ -28,9 +28,7 @@ def uniform_svd(
     Its ranks fill whole channel blocks, as ours do, so that only the choice of ranks and factors differs. None where
     no float plan was accepted.
     """
-    accepted = [
-        one for one in tried if one.plan.precision == "fp32" and (one.probability or 0) >= job.options.confidence
-    ]
+    accepted = [one for one in tried if one.plan.precision == "fp32" and one.is_accepted(job.options.confidence)]
     saved = max((one.macs_saved for one in accepted), default=0)
     if not saved:
         return []

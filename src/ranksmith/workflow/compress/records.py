@@ -114,8 +114,7 @@ class _Story:
         records = [kept]
         for family in (self.families.low_rank, self.families.int8):
             if family is not None and self.info.node in family.options:
-                seen = family.considered.get(self.info.node)
-                paying = seen.paying if seen else []
+                paying = family.paying.get(self.info.node, [])
                 records += [self._option(option, paying) for option in family.options[self.info.node]]
         return records if len(records) > 1 else []
 
@@ -162,8 +161,8 @@ class _Story:
             return "kept-small", "no rank that fills whole channel blocks has fewer multiply-adds than the Conv"
         if info.node in in_float.excluded:
             return "kept-slower", "it was faster in context but slower in the whole model, so it was reverted"
-        seen = in_float.considered.get(info.node)
-        if seen is None or not seen.paying:
+        paying = in_float.paying.get(info.node)
+        if not paying:
             best = max(options, key=_ratio)
             return "kept-slower", (
                 f"no rank was faster in context: the fastest of {len(options)}, {best.kind} at rank {best.rank}, took "
@@ -171,7 +170,7 @@ class _Story:
             ) + self._why_float()
         if self.family is None:
             return "kept-original", "the model as a whole was not measurably faster within the accuracy asked for"
-        mildest = max(seen.paying, key=lambda candidate: candidate.energy)
+        mildest = max(paying, key=lambda candidate: candidate.energy)
         return "kept-sensitive", (
             f"the mildest rank that pays, {mildest.rank} by {mildest.kind}, loses {1 - mildest.energy:.2%} of its "
             "output's energy: too much for the time it saves"

@@ -11,6 +11,7 @@ from ranksmith.files import check_output
 from ranksmith.progress import Progress
 from ranksmith.results import LatencyPair, Manifest, RankPlan, Speedup
 from ranksmith.runtime.session import default_threads, open_session
+from ranksmith.search.evidence import boldest
 from ranksmith.workflow.build import Builder
 from ranksmith.workflow.cache import Cache
 from ranksmith.workflow.compress import gate
@@ -121,7 +122,7 @@ def _result(
             *frontier.judge.answers(plan, frontier.held_out),
             seed=job.options.seed,
             max_drop_pp=job.options.max_drop_pp,
-            other=max((one.judgement.evidence for one in frontier.tried), key=lambda one: one.flips, default=None),
+            other=boldest(one.judgement.evidence for one in frontier.tried),
         ),
         latency=latency,
         folded=folded,

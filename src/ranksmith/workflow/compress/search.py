@@ -58,7 +58,7 @@ class FamilySearch:
             for _ in range(_TABLE_ROUNDS):
                 plan = min(self.family.sweep(self.job), key=lambda one: abs(one.damage - wanted), default=None)
                 if plan is not None:
-                    dense_ms, result_ms = self.times(plan.choices)
+                    dense_ms, result_ms = self.times(self.plan(plan.choices))
                     self.family.correct(dense_ms, result_ms, plan.choices)
                 advance(1)
 
@@ -112,15 +112,11 @@ class FamilySearch:
             return
         for choices in candidates[: 1 + _BOLDER]:
             tried = self._remember(choices, images, other, repaired=True)
-            if tried is None or (tried.probability or 0.0) < self.job.options.confidence:
+            if tried is None or not tried.is_accepted(self.job.options.confidence):
                 return
 
-    def times(self, choices: Choices) -> tuple[dict[str, float], dict[str, float]]:
+    def times(self, plan: RankPlan) -> tuple[dict[str, float], dict[str, float]]:
         """Time of each Conv in the family's base and in the plan's model, run in turn."""
-        return self.times_of(self.plan(choices))
-
-    def times_of(self, plan: RankPlan) -> tuple[dict[str, float], dict[str, float]]:
-        """The same of a plan."""
         dense_ms, result_ms = layer_times(self.job, self.prepared, self.family.base, self.judge.build(plan))
         return dense_ms, result_ms
 
@@ -152,7 +148,7 @@ class FamilySearch:
         """The choices without decompositions that are slower in the whole model."""
         kept, base = dict(chosen), self.family.base_choices
         while True:
-            dense_ms, result_ms = self.times(kept)
+            dense_ms, result_ms = self.times(self.plan(kept))
             slower = [
                 node
                 for node, option in kept.items()

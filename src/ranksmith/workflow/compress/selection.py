@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ranksmith.errors import GateError
-from ranksmith.search.evidence import Evidence
+from ranksmith.search.evidence import Evidence, boldest
 from ranksmith.workflow.compress.audit import Auditor
 from ranksmith.workflow.compress.families import Families
 from ranksmith.workflow.compress.frontier import Frontier, Judge, Tried
@@ -65,7 +65,7 @@ def select(job: Job, prepared: Prepared, families: Families, judge: Judge) -> Fr
     tried += uniform_svd(job, prepared, judge, tried, chosen_on)
     times: tuple[dict[str, float], dict[str, float]] = ({}, {})
     if pick is not None:
-        times = next(search for search in searches if search.family is pick.family).times_of(pick.plan)
+        times = next(search for search in searches if search.family is pick.family).times(pick.plan)
     return Frontier(
         tried=tried,
         timed=auditor.time(tried),
@@ -86,7 +86,7 @@ def _best(job: Job, auditor: Auditor, searches: Sequence[FamilySearch]) -> Tried
         one
         for search in searches
         for one in search.tried.values()
-        if one.judgement.kl <= search.bound_kl and (one.probability or 0.0) >= options.confidence
+        if one.judgement.kl <= search.bound_kl and one.is_accepted(options.confidence)
     ]
     if options.precision == "int8":
         accepted = [one for one in accepted if one.plan.precision == "int8"]
@@ -102,9 +102,7 @@ def _best(job: Job, auditor: Auditor, searches: Sequence[FamilySearch]) -> Tried
 
 
 def _boldest(searches: Sequence[FamilySearch]) -> Evidence | None:
-    """Of all plans that were judged, the one whose flips say most about how readily this model's answers flip."""
-    known = [one.judgement.evidence for search in searches for one in search.tried.values()]
-    return max(known, key=lambda evidence: evidence.flips, default=None)
+    return boldest(one.judgement.evidence for search in searches for one in search.tried.values())
 
 
 def _missed(job: Job, searches: Sequence[FamilySearch], held: Judgement) -> GateError:

@@ -28,6 +28,7 @@ from ranksmith.search.damage import DamageCurve
 from ranksmith.workflow.build import Builder, Chain
 from ranksmith.workflow.compress.job import Job, Prepared
 from ranksmith.workflow.compress.statistics import statistics_key
+from ranksmith.workflow.images import first_batches
 
 __all__ = ["damage_curves", "damages_in_int8", "tried_chain", "tried_options"]
 
@@ -129,13 +130,10 @@ def _values(job: Job, prepared: Prepared, names: Sequence[str]) -> list[dict[str
     expose(watched, [name for name in wanted if name not in {value.name for value in watched.graph.outputs}])
     session = open_session(io.to_bytes(watched), threads=default_threads())
     source = session.inputs[0].name
-    batches, taken = [], 0
-    for batch in prepared.calibration.batches():
+    batches = []
+    for batch in first_batches(prepared.calibration.batches(), job.options.sensitivity):
         seen = dict(zip(wanted, session.run({source: batch.images}, wanted), strict=True))
         batches.append({source: batch.images} | seen)
-        taken += len(batch)
-        if taken >= job.options.sensitivity:
-            break
     return batches
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
+
+from numpy.typing import NDArray
 
 from ranksmith.lowrank.fisher import GradientStatistics
 from ranksmith.lowrank.statistics import InputStatistics
@@ -10,7 +14,7 @@ from ranksmith.runtime.session import default_threads
 from ranksmith.workflow.cache import key_of
 from ranksmith.workflow.compress.job import Job, Prepared
 from ranksmith.workflow.fisher import gather_fisher
-from ranksmith.workflow.statistics import Statistics, gather, needs_of, passes
+from ranksmith.workflow.statistics import Need, Statistics, gather, needs_of, passes
 
 __all__ = ["gather_statistics", "statistics_key"]
 
@@ -47,28 +51,24 @@ def _outputs(job: Job, prepared: Prepared) -> Statistics:
         statistics = Statistics.from_arrays(prepared.layers, cached)
         prepared.calibration.recall_skipped(statistics.skipped, job.progress.warn)
         return statistics
-    images = prepared.calibration
-    statistics = gather(
-        prepared.folded,
-        {node: ["output"] for node in prepared.candidates},
-        dataset=images.dataset,
-        indices=images.indices,
-        preprocess=job.preprocess,
-        threads=default_threads(),
-        batch=images.batch,
-        progress=job.progress,
-        skipped=images.skipped,
-        title="Spectra",
-    )
+    statistics = _gathered(job, prepared, {node: ["output"] for node in prepared.candidates}, "Spectra")
     job.cache.put_arrays(key, statistics.to_arrays())
     return statistics
 
 
 def _gather_inputs(job: Job, prepared: Prepared, nodes: list[str]) -> None:
+    needs: dict[str, list[Need]] = {node: ["input"] for node in nodes}
+    statistics = _gathered(job, prepared, needs, f"Input statistics of {len(nodes)} layers")
+    for node in nodes:
+        job.cache.put_arrays(_input_key(job, prepared, node), statistics.input.pop(node).to_arrays())
+
+
+def _gathered(job: Job, prepared: Prepared, needs: Mapping[str, Sequence[Need]], title: str) -> Statistics:
+    """What one pass over the calibration images shows."""
     images = prepared.calibration
-    statistics = gather(
+    return gather(
         prepared.folded,
-        {node: ["input"] for node in nodes},
+        needs,
         dataset=images.dataset,
         indices=images.indices,
         preprocess=job.preprocess,
@@ -76,10 +76,8 @@ def _gather_inputs(job: Job, prepared: Prepared, nodes: list[str]) -> None:
         batch=images.batch,
         progress=job.progress,
         skipped=images.skipped,
-        title=f"Input statistics of {len(nodes)} layers",
+        title=title,
     )
-    for node in nodes:
-        job.cache.put_arrays(_input_key(job, prepared, node), statistics.input.pop(node).to_arrays())
 
 
 def _input_key(job: Job, prepared: Prepared, node: str) -> str:
@@ -117,11 +115,11 @@ def _fisher(job: Job, prepared: Prepared) -> dict[str, GradientStatistics]:
             f"{node}|{name}": array for node, fisher in found.items() for name, array in fisher.to_arrays().items()
         }
         job.cache.put_arrays(key, cached)
-    known = {}
-    for node in prepared.candidates:
-        own = {name.rpartition("|")[2]: array for name, array in cached.items() if name.rpartition("|")[0] == node}
-        if own:
-            known[node] = GradientStatistics.from_arrays(own)
+    parts: dict[str, dict[str, NDArray[Any]]] = {}
+    for key, array in cached.items():
+        node, _, name = key.rpartition("|")
+        parts.setdefault(node, {})[name] = array
+    known = {node: GradientStatistics.from_arrays(own) for node, own in parts.items()}
     if len(known) < len(prepared.candidates):
         job.progress.note(
             f"{len(prepared.candidates) - len(known)} layers cannot be differentiated to the answer: "

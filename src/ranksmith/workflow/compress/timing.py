@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from ranksmith.convolution import ConvLayer
 from ranksmith.graph.context import context_model
 from ranksmith.graph.query import ConvContext
-from ranksmith.measure.latency import paired_latency, random_feeds
+from ranksmith.measure.latency import paired_latency, random_feeds, session_runners
 from ranksmith.results import Precision
 from ranksmith.runtime.machine import fingerprint, machine
 from ranksmith.runtime.quantize import quantizable_values, quantize
@@ -100,7 +99,7 @@ def _measure(
         part = named[start : start + _MOST_AT_ONCE]
         sessions = [_session(job, model) for model in (dense, *(model for _, model in part))]
         feeds = random_feeds(sessions[0], job.options.batches[0], job.options.seed)
-        runners = [partial(session.run, feeds) for session in sessions]
+        runners = session_runners(sessions, feeds)
         samples = paired_latency(runners, pairs=_ROUNDS, seed=job.options.seed, min_time_ms=_BURST_MS)
         dense_ms = float(np.median(samples[:, 0]))
         for column, (name, _) in enumerate(part, start=1):
