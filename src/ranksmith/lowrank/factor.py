@@ -1,7 +1,7 @@
 """Factor a Conv: the kinds by name, and one entry for all of them, grouped or not.
 
 For one rank call `factors`. For many ranks of a layer make a `Factorizer` and keep it: the eigendecompositions
-are made once. Ask for the errors of many ranks in one call: one factorisation then serves them all.
+are made once, and on the input side one factorisation serves all ranks, their errors and their factors.
 """
 
 from __future__ import annotations
@@ -49,12 +49,14 @@ class Factorizer:
             tucker2 are those for white inputs.
         weighting: G [O, O], symmetric: the data-aware kinds minimise E (y − ŷ)ᵀG(y − ŷ). Of a grouped layer's
             the diagonal blocks are used. None: G = I.
+        beside: of the same layer by a kind that takes the same statistics: what that one made of them is used.
     """
 
     layer: ConvLayer
     kind: str
     statistics: Statistics | None = None
     weighting: NDArray[np.floating[Any]] | None = None
+    beside: Factorizer | None = None
 
     @property
     def full_rank(self) -> int:
@@ -134,9 +136,14 @@ class Factorizer:
     @cached_property
     def _analyses(self) -> list[Analysis]:
         kind, layer = kind_named(self.kind), self.layer
-        sources = _group_sources(kind, layer, self.statistics)
         metrics = weightings(self.weighting, layer.out_channels, layer.group)
-        return [kind.analyse(*each) for each in zip(split_layer(layer), sources, metrics, strict=True)]
+        return [kind.analyse(*each) for each in zip(split_layer(layer), self._sources, metrics, strict=True)]
+
+    @cached_property
+    def _sources(self) -> Sequence[Source | None]:
+        if self.beside is not None and self.beside.statistics is self.statistics:
+            return self.beside._sources
+        return _group_sources(kind_named(self.kind), self.layer, self.statistics)
 
 
 def factors(layer: ConvLayer, kind: str, rank: int, statistics: Statistics | None = None) -> tuple[ConvLayer, ...]:
@@ -183,9 +190,9 @@ def _group_sources(kind: Kind, layer: ConvLayer, statistics: Statistics | None) 
         raise UsageError(f"{kind.name} takes statistics of the layer's {kind.needs or 'output'}, not of its {given}")
     parts = split_layer(layer)
     if isinstance(statistics, InputStatistics):
-        return [partial(_input_moments, statistics, part, group) for group, part in enumerate(parts)]
+        return [Source(part, partial(_input_moments, statistics, part, group)) for group, part in enumerate(parts)]
     moments = output_moments(statistics.moments(), layer.group)
-    return [partial(blend_output, part, own) for part, own in zip(parts, moments, strict=True)]
+    return [Source(part, partial(blend_output, part, own)) for part, own in zip(parts, moments, strict=True)]
 
 
 def _input_moments(statistics: InputStatistics, part: ConvLayer, group: int) -> Moments:

@@ -5,12 +5,15 @@ is, say, the second moment of the loss's gradient with respect to y. G = I is th
 
 Only G's shape matters, not its scale, and a direction to which G gives nothing would be given up entirely, on
 the word of a few calibration images. So G is made symmetric, brought to mean eigenvalue 1, and no eigenvalue is let
-below 1/100: D = G^½ and D⁻¹, through which the factors are made, are then well conditioned.
+below 1/100: D with DᵀD = G, through which the factors are made, is then well conditioned. Any such D makes the same
+factors, as any two differ by a rotation from the left; so it is the Cholesky factor, made in a tenth of the time that
+an eigendecomposition takes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,13 +32,14 @@ class Weighting:
 
     Attributes:
         matrix: G, [O, O].
-        root: D = G^½, symmetric.
-        inverse: D⁻¹.
     """
 
     matrix: Float64
-    root: Float64
-    inverse: Float64
+
+    @cached_property
+    def root(self) -> Float64:
+        """D, upper triangular, with DᵀD = G."""
+        return np.asarray(np.linalg.cholesky(self.matrix).T, np.float64)
 
 
 def weightings(matrix: NDArray[np.floating[Any]] | None, outputs: int, group: int = 1) -> list[Weighting]:
@@ -48,7 +52,7 @@ def weightings(matrix: NDArray[np.floating[Any]] | None, outputs: int, group: in
     """
     size = outputs // group
     if matrix is None:
-        return [Weighting(np.eye(size), np.eye(size), np.eye(size))] * group
+        return [Weighting(np.eye(size))] * group
     if matrix.shape != (outputs, outputs):
         raise ValueError(f"a weighting of shape {matrix.shape} for {outputs} output channels")
     if not np.isfinite(matrix).all():
@@ -58,14 +62,21 @@ def weightings(matrix: NDArray[np.floating[Any]] | None, outputs: int, group: in
 
 
 def _guarded(matrix: Float64) -> Weighting:
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    symmetric = (matrix + matrix.T) / 2
+    mean = float(np.trace(symmetric)) / len(symmetric)
+    if mean > 0 and _is_definite(symmetric / mean - _FLOOR * np.eye(len(symmetric))):
+        return Weighting(symmetric / mean)
+    values, vectors = np.linalg.eigh(symmetric)
     values = values.clip(min=0)
     scale = values.mean()
     # No gradient at all says nothing about any channel.
     values = np.maximum(values / scale, _FLOOR) if scale > 0 else np.ones_like(values)
-    root = np.sqrt(values)
-    return Weighting(
-        matrix=(vectors * values) @ vectors.T,
-        root=(vectors * root) @ vectors.T,
-        inverse=(vectors / root) @ vectors.T,
-    )
+    return Weighting((vectors * values) @ vectors.T)
+
+
+def _is_definite(matrix: Float64) -> bool:
+    try:
+        np.linalg.cholesky(matrix)
+    except np.linalg.LinAlgError:
+        return False
+    return True

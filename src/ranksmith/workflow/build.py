@@ -97,7 +97,7 @@ class Builder:
 
     def chain(self, node: str, kind: str, rank: int, *, weighted: bool, rounds: int) -> Chain:
         """The factors of one Conv."""
-        key = key_of("chain", of=self._key, node=node, by=kind, rank=rank, weighted=weighted, rounds=rounds)
+        key = self._chain_key(node, kind, rank, weighted, rounds)
         stored = self._cache.arrays(key) if self._cache else None
         if stored is not None:
             return _chain_of(stored)
@@ -109,6 +109,14 @@ class Builder:
         if self._cache:
             self._cache.put_arrays(key, _arrays_of(chain))
         return chain
+
+    def prepare(self, node: str, kind: str, rank: int, *, weighted: bool, rounds: int) -> None:
+        """Put the factors of one Conv into the cache, if there is one, while the layer's analyses are at hand."""
+        if self._cache and not self._cache.has_arrays(self._chain_key(node, kind, rank, weighted, rounds)):
+            self.chain(node, kind, rank, weighted=weighted, rounds=rounds)
+
+    def _chain_key(self, node: str, kind: str, rank: int, weighted: bool, rounds: int) -> str:
+        return key_of("chain", of=self._key, node=node, by=kind, rank=rank, weighted=weighted, rounds=rounds)
 
     def histograms(self, content: bytes, keep: Sequence[str] = ()) -> Histograms:
         """What the activations of a built float model look like on the first calibration images.

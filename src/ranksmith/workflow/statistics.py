@@ -109,10 +109,15 @@ class Statistics:
             for other in [known for known in self._factorizers if known[0] != node]:
                 del self._factorizers[other]
             needs = KINDS[kind].needs
-            found = None if needs is None else self.output[node] if needs == "output" else self._input_of(node)
+            # Statistics of the input are read once for all kinds, and so is what is made of them.
+            beside = next((known for known in self._factorizers.values() if KINDS[known.kind].needs == needs), None)
+            if needs == "input":
+                found = self._input_of(node) if beside is None else beside.statistics
+            else:
+                found = None if needs is None else self.output[node]
             fisher = self.fisher.get(node) if weighted else None
             metric = None if fisher is None else fisher.weighting(_MIX.get(kind, _FITTED_MIX))
-            self._factorizers[key] = Factorizer(layer, kind, found, metric)
+            self._factorizers[key] = Factorizer(layer, kind, found, metric, beside)
         return self._factorizers[key]
 
     def _input_of(self, node: str) -> InputStatistics:

@@ -12,6 +12,7 @@ from ranksmith.errors import RankError, UsageError
 from ranksmith.lowrank.columns import convolve, convolve_chain
 from ranksmith.lowrank.compose import layer_error
 from ranksmith.lowrank.factor import KINDS, Factorizer, factors, full_rank, output_projection
+from ranksmith.lowrank.kinds import shared
 from ranksmith.lowrank.spectra import relative_error, retained_energy
 from ranksmith.lowrank.statistics import InputStatistics, OutputStatistics
 from tests.unit.lowrank.cases import Case, activations, cases, make_layer, statistics_for
@@ -214,3 +215,73 @@ def test_without_statistics_errors_are_those_for_white_inputs() -> None:
     values = np.linalg.svd(flat, compute_uv=False)
     expected = np.sqrt(np.sum(values[2:] ** 2) / np.sum(values**2))
     assert Factorizer(layer, "weight-svd").error(2) == pytest.approx(expected, abs=1e-6)
+
+
+def _bytes(chain: tuple[ConvLayer, ...]) -> list[bytes]:
+    return [array.tobytes() for part in chain for array in (part.weight, part.bias) if array is not None]
+
+
+@pytest.mark.parametrize("kind", INPUT_KINDS)
+@pytest.mark.parametrize("group", [1, 2])
+def test_factors_do_not_depend_on_what_else_was_asked_for(kind: str, group: int) -> None:
+    rng = np.random.default_rng(2)
+    layer = make_layer(rng, 48, 32, pads=(1, 1, 1, 1), group=group)
+    statistics = statistics_for(kind, layer, activations(rng, 6, 32, (10, 10)))
+    used = Factorizer(layer, kind, statistics)
+    full = used.full_rank
+    used.errors([full, 3])
+    for rank in (2, full // 3, full // 2, full):
+        assert _bytes(used.factors(rank)) == _bytes(Factorizer(layer, kind, statistics).factors(rank))
+
+
+@pytest.mark.parametrize("kind", INPUT_KINDS)
+def test_one_system_serves_every_rank_that_saves_weights(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, factorise = [], shared.factorise
+    monkeypatch.setattr(shared, "factorise", lambda *given: made.append(len(given[0])) or factorise(*given))
+    rng = np.random.default_rng(2)
+    layer = make_layer(rng, 16, 16, pads=(1, 1, 1, 1))
+    factorizer = Factorizer(layer, kind, statistics_for(kind, layer, activations(rng, 6, 16, (10, 10))))
+    parameters = {rank: sum(part.weight.size for part in factorizer.factors(rank)) for rank in range(1, 17)}
+    made.clear()
+    saving = [rank for rank, count in parameters.items() if count <= layer.weight.size]
+    again = Factorizer(layer, kind, factorizer.statistics)
+    again.errors(saving[:2])
+    again.errors(saving)
+    for rank in saving:
+        again.factors(rank)
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_factorizers_beside_each_other_share_what_they_made_of_the_statistics(
+    group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(4)
+    layer = make_layer(rng, 12, 12, pads=(1, 1, 1, 1), group=group)
+    statistics = statistics_for("input-side", layer, activations(rng, 6, 12, (10, 10)))
+    assert isinstance(statistics, InputStatistics)
+    expected = [_bytes(Factorizer(layer, kind, statistics).factors(3)) for kind in INPUT_KINDS]
+    asked, moments = [], statistics.moments
+    monkeypatch.setattr(statistics, "moments", lambda own=0: asked.append(own) or moments(own))
+    beside: Factorizer | None = None
+    for kind, alone in zip(INPUT_KINDS, expected, strict=True):
+        beside = Factorizer(layer, kind, statistics, beside=beside)
+        assert _bytes(beside.factors(3)) == alone
+    assert asked == list(range(group))
+
+
+@pytest.mark.parametrize("kind", INPUT_KINDS)
+@pytest.mark.parametrize("dead", [0, 3])
+def test_either_root_of_the_weight_makes_the_same_factors(
+    kind: str, dead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Cholesky factor where the weight is well conditioned, else the root within its range."""
+    rng = np.random.default_rng(6)
+    layer = make_layer(rng, 16, 12, pads=(1, 1, 1, 1))
+    layer.weight[:, :dead] = 0
+    x = activations(rng, 6, 12, (10, 10))
+    statistics = statistics_for(kind, layer, x)
+    found = convolve_chain(x, Factorizer(layer, kind, statistics).factors(4))
+    monkeypatch.setattr(shared, "_WELL", 1.0)
+    other = convolve_chain(x, Factorizer(layer, kind, statistics).factors(4))
+    np.testing.assert_allclose(found, other, atol=1e-4 * float(np.abs(found).max()))

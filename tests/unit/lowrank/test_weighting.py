@@ -92,8 +92,7 @@ def test_the_guarded_metric_is_well_conditioned(seed: int, directions: int) -> N
         values = np.linalg.eigvalsh(found.matrix)
         assert values[0] > 0.009
         assert values[-1] / values[0] < 700
-        np.testing.assert_allclose(found.root @ found.root, found.matrix, atol=1e-10)
-        np.testing.assert_allclose(found.root @ found.inverse, np.eye(6), atol=1e-10)
+        np.testing.assert_allclose(found.root.T @ found.root, found.matrix, atol=1e-10)
         np.testing.assert_allclose(found.matrix, found.matrix.T, atol=1e-12)
 
 

@@ -138,6 +138,25 @@ def test_chains_of_other_statistics_are_not_taken_from_the_cache(
         builder(folded, Statistics(), cache=cache, key="others").build(MIXED)
 
 
+def test_prepared_factors_are_in_the_cache_and_made_once(
+    folded: ir.Model, statistics: Statistics, tmp_path: Path
+) -> None:
+    cache = Cache(tmp_path)
+    for entry_ in MIXED.layers:
+        assert entry_.kind is not None
+        assert entry_.rank is not None
+        builder(folded, statistics, cache=cache, key="these").prepare(
+            entry_.node, entry_.kind, entry_.rank, weighted=True, rounds=1
+        )
+        # Neither needs statistics: one has the factors, the other nowhere to put them.
+        for keeping in (cache, None):
+            builder(folded, Statistics(), cache=keeping, key="these").prepare(
+                entry_.node, entry_.kind, entry_.rank, weighted=True, rounds=1
+            )
+    expected = builder(folded, statistics).build(MIXED)
+    assert builder(folded, Statistics(), cache=cache, key="these").build(MIXED) == expected
+
+
 def test_a_chain_comes_out_of_the_cache_as_it_was(folded: ir.Model, statistics: Statistics, tmp_path: Path) -> None:
     layer = changed(
         conv_layer(folded, "block0/conv1"), strides=(2, 1), pads=(1, 2, 0, 1), dilations=(1, 2), bias=None, group=1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -29,8 +30,26 @@ __all__ = [
 Float64 = NDArray[np.float64]
 Projection = tuple[Float64, Float64]
 Shape4 = tuple[int, int, int, int]
-Source = Callable[[], Moments]
-"""Moments, made when they are asked for: an analysis that kept them would hold a d × d matrix for each kind."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Moments of a layer of one group, made when they are asked for.
+
+    They are kept, and so should be shared by the kinds that read them: a 4608-column covariance takes 170 MB.
+    """
+
+    layer: ConvLayer
+    make: Callable[[], Moments]
+
+    @cached_property
+    def moments(self) -> Moments:
+        return self.make()
+
+    @cached_property
+    def spread(self) -> Float64:
+        """C·Wᵀ [d, O] of the columns' covariance."""
+        return self.moments.covariance @ weight_matrix(self.layer).T
 
 
 class Analysis(Protocol):

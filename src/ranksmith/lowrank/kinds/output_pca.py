@@ -15,11 +15,9 @@ __all__ = ["OUTPUT_PCA"]
 
 def _analyse(layer: ConvLayer, source: Source | None, weighting: Weighting) -> ProjectionAnalysis:
     assert source is not None
-    moments, root = source(), weighting.root
-    basis = output_basis(root @ weight_matrix(layer), root @ moments.covariance @ root)
-    return ProjectionAnalysis(
-        layer, weighting.inverse @ basis, basis.T @ root, moments.mean, moments, corrects_mean=True
-    )
+    moments = source.moments
+    left, right = output_basis(weight_matrix(layer), moments.covariance, weighting)
+    return ProjectionAnalysis(layer, left, right, moments.mean, moments, corrects_mean=True)
 
 
 OUTPUT_PCA = Kind(

@@ -8,8 +8,8 @@ With L [O, r] and R [r, O], R·L = I, W [O, I·kh·kw] and output y = W·x + b a
 so that ŷ = P·y + (I − P)·c with P = L·R, where c is ȳ for output PCA (Zhang et al. 2015, without the ReLU
 term; the mean correction leaves E[ŷ] = ȳ) and b for the SVD of the weight, which knows no data.
 
-Output PCA, weighted by G = D², minimises E (y − ŷ)ᵀG(y − ŷ): V are the top eigenvectors of D·Cov(y)·D, L = D⁻¹·V
-and R = Vᵀ·D. They are taken *within the range of D·W*. All of D·Cov(y)·D lies there, so where O ≤ I·kh·kw this
+Output PCA, weighted by G = DᵀD, minimises E (y − ŷ)ᵀG(y − ŷ): V are the top eigenvectors of D·Cov(y)·Dᵀ, L = D⁻¹·V
+and R = Vᵀ·D. They are taken *within the range of D·W*. All of D·Cov(y)·Dᵀ lies there, so where O ≤ I·kh·kw this
 restricts nothing; where O is larger it makes rank I·kh·kw exact however few images there were. For G = I
 the error is √(1 − energy(r)), exactly. For weight SVD L = Rᵀ are the left singular vectors of W.
 
@@ -24,19 +24,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from ranksmith.convolution import ConvLayer
 from ranksmith.lowrank.kinds.base import Float64, Projection, Shape4, make_chain, own_bias, weight_matrix
 from ranksmith.lowrank.spectra import descending_eigh
 from ranksmith.lowrank.statistics import Moments
+from ranksmith.lowrank.weighting import Weighting
 
 __all__ = ["ProjectionAnalysis", "full_rank", "output_basis", "shapes"]
 
 
 def full_rank(layer: ConvLayer) -> int:
     """min(O, I·kh·kw)"""
-    outputs, depth = weight_matrix(layer).shape
-    return int(min(outputs, depth))
+    return int(min(layer.out_channels, layer.weight[0].size))
 
 
 def shapes(layer: ConvLayer, rank: int) -> tuple[Shape4, ...]:
@@ -44,18 +45,23 @@ def shapes(layer: ConvLayer, rank: int) -> tuple[Shape4, ...]:
     return (rank, layer.in_channels, *layer.kernel), (layer.out_channels, rank, 1, 1)
 
 
-def output_basis(matrix: Float64, covariance: Float64) -> Float64:
-    """Orthonormal directions V [O, min(O, d)] of the output, most energy first.
+def output_basis(matrix: Float64, covariance: Float64, weighting: Weighting) -> tuple[Float64, Float64]:
+    """L [O, f] and R [f, O] of all f = min(O, d) directions of the output, most energy first.
 
     Args:
         matrix: the weight, [O, d].
         covariance: of the output, [O, O].
     """
     outputs, depth = matrix.shape
+    root = weighting.root
     if outputs <= depth:
-        return descending_eigh(covariance)[1]
-    reach = np.linalg.svd(matrix, full_matrices=False)[0]
-    return np.asarray(reach @ descending_eigh(reach.T @ covariance @ reach)[1])
+        directions = descending_eigh(root @ covariance @ root.T)[1]
+        return solve_triangular(root, directions), directions.T @ root
+    # Any orthonormal basis that the range lies in will do, so it need not be the singular vectors.
+    reach = np.linalg.qr(root @ matrix)[0]
+    seen = reach.T @ root
+    directions = descending_eigh(seen @ covariance @ seen.T)[1]
+    return solve_triangular(root, reach @ directions), directions.T @ seen
 
 
 @dataclass(frozen=True, eq=False)

@@ -161,11 +161,10 @@ def _problem(split: SharedSplit, weighting: Float64) -> _Problem:
     order = split.columns.T.ravel()
     size, rest = split.columns.shape
     columns = np.arange(len(order)).reshape(rest, size).T
-    whole = split.source().covariance
+    whole = split.source.moments.covariance
     shared = mean_block(whole, split.columns)
     covariance = whole.astype(np.float32)[np.ix_(order, order)]
-    spread = (whole @ split.weight.T)[order]
-    del whole
+    spread = split.source.spread[order]
     for own in columns.T:
         covariance[np.ix_(own, own)] += (split.shrinkage * shared).astype(np.float32)
         spread[own] += split.shrinkage * shared @ split.weight.T[order[own]]

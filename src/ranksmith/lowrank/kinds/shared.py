@@ -5,8 +5,8 @@ element; vertical spatial: s = (channel, kernel row), k = kernel column). With W
 columns' covariance and mean, and G [O, O] the weighting of the output, the chain is Ŵ_k = B_k·A with A [r, s] and
 B [O, r, k]:
 
-- C_s = mean over k of C[:,k,:,k];  M = Σ_k W_kᵀ·G·W_k;  U_r the top r eigenvectors of M^½·C_s·M^½;  A = U_rᵀ·M^½;
-- B = B₀ + (W − B₀·P)·C·Pᵀ·(P·C·Pᵀ + R)⁻¹ with P = A on every k, R = λI + τΛ, and B₀ = W·M^-½·U_r, which needs no
+- C_s = mean over k of C[:,k,:,k];  M = Σ_k W_kᵀ·G·W_k = H·Hᵀ;  U_r the top r eigenvectors of Hᵀ·C_s·H;  A = U_rᵀ·Hᵀ;
+- B = B₀ + (W − B₀·P)·C·Pᵀ·(P·C·Pᵀ + R)⁻¹ with P = A on every k, R = λI + τΛ, and B₀ = W·H⁻ᵀ·U_r, which needs no
   correlation between different k. B does not depend on G: for a given A it is best in every metric;
 - bias on the last factor only, b̂ = W·m + b − Ŵ·m.
 
@@ -21,20 +21,24 @@ a 512-channel 3×3 from 48 images, input-side .64 without shrinking and .25 with
 256-channel one from 112 images, .173 and .171; over 16 to 112 images this τ is within 1 % of the best.
 λ = 1e-4 · the mean of Λ over all directions, so that R does not depend on the rank.
 
-Two choices make that hold in floating point. M^½ is taken within the range of M, at most O·|k| of
-|s| directions, so that no direction that W uses can lose its place to one that it does not; and a trace of
-white noise (1e-6 of the mean variance) in C_s orders the directions that the data never reached by their
-weight.
+Any H makes the same A and B₀, as any two differ by a rotation from the right. The Cholesky factor of M is the cheapest.
 
-All ranks share one change of basis T = Uᵀ·M^½ (U for full rank), in which A is the first r rows of the identity.
+Two choices make that hold in floating point. Where M is not well conditioned (dead channels), H is M^½ within the
+range of M, at most O·|k| of |s| directions, so that no direction that W uses can lose its place to one that it does
+not; and a trace of white noise (1e-6 of the mean variance) in C_s orders the directions that the data never reached
+by their weight.
+
+All ranks share one change of basis T = Uᵀ·Hᵀ (U for full rank), in which A is the first r rows of the identity.
 So with P = T on every k, N = P·C·Wᵀ + R·B₀ᵀ and S = P·C·Pᵀ + R, rank r is the leading r·|k| unknowns of
 
     S·Bᵀ = N,    tr Cov(ŷ) = tr B·(N − R·Bᵀ),    tr Cov(ŷ, y) = tr B·P·C·Wᵀ,
 
-one factorisation serves all ranks (`nested`), and a rank's error is read off without building the chain.
+one factorisation serves all ranks (`nested`), and a rank's error is read off without building the chain. It is made to
+the rank at which the factors have as many weights as the layer, beyond which nobody goes, whatever rank is asked for
+first: a larger system has other rounding errors, and factors must not depend on what else was asked for.
 
 C is the covariance that `scarce` has blended with white noise; errors are told for the data's own, which differs from
-it by a scale and a multiple of I. It is fetched where it is needed and not kept: a 4608-column layer's takes 170 MB.
+it by a scale and a multiple of I.
 """
 
 from __future__ import annotations
@@ -45,7 +49,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
+from scipy.linalg import eigh, solve_triangular
+from scipy.linalg.lapack import dpocon, dpotrf
 
 from ranksmith.convolution import ConvLayer
 from ranksmith.lowrank.kinds.base import Float64, Source, weight_matrix
@@ -57,6 +62,8 @@ __all__ = ["SharedSplit", "split_columns"]
 _RIDGE = 1e-4
 _SHRINK = 10.0
 _WHITE = 1e-6
+# Reciprocal condition number of M from which on its Cholesky factor is as good as M^½.
+_WELL = 1e-9
 # Directions in which the weight's energy is below this fraction of its largest are rounding.
 _NEGLIGIBLE = 1e-14
 
@@ -81,6 +88,7 @@ class SharedSplit:
         output: Cov(y) = W·C·Wᵀ, [O, O].
         response: W·m, [O].
         scale, white: errors are over scale·C + white·I.
+        usual: up to this rank one system serves all.
     """
 
     source: Source
@@ -97,6 +105,7 @@ class SharedSplit:
     response: Float64
     scale: float
     white: float
+    usual: int
 
     @property
     def energy(self) -> float:
@@ -114,8 +123,15 @@ class SharedSplit:
         return np.repeat(self.damping + self.shrinkage * self.variances, self.rest)
 
     def system(self, rank: int) -> NestedSystem:
-        """The equations of all ranks up to `rank`; rank r is the first r·|k| unknowns."""
-        matrix = projected_covariance(self.source().covariance, self.columns, self.basis[:rank])
+        """The equations of all ranks up to `rank` at least; rank r is the first r·|k| unknowns."""
+        return self._usual if rank <= self.usual else self._factorised(rank)
+
+    @cached_property
+    def _usual(self) -> NestedSystem:
+        return self._factorised(self.usual)
+
+    def _factorised(self, rank: int) -> NestedSystem:
+        matrix = projected_covariance(self.source.moments.covariance, self.columns, self.basis[:rank])
         size = len(matrix)
         matrix[np.diag_indices(size)] += self.ridge[:size]
         return factorise(matrix, self.right(size))
@@ -156,31 +172,28 @@ def split_columns(layer: ConvLayer, source: Source, index: IndexSplit, weighting
         index: how the columns split.
         weighting: G, [O, O].
     """
-    weight, columns, moments = weight_matrix(layer), index.columns(layer), source()
+    weight, columns, moments = weight_matrix(layer), index.columns(layer), source.moments
     outputs, (size, rest) = len(weight), columns.shape
     by_shared = weight.T[columns].reshape(size, rest * outputs)
     weighted = (weighting @ weight).T[columns].reshape(size, rest * outputs)
     full = min(size, outputs * rest)
-    strength, directions = _descending(by_shared @ weighted.T)
-    root, directions = np.sqrt(strength[:full]), directions[:, :full]
-    inverse = np.divide(1.0, root, out=np.zeros(full), where=strength[:full] > _NEGLIGIBLE * strength[0])
+    root, start = _rooted(by_shared @ weighted.T, by_shared, full)
 
     shared_covariance = mean_block(moments.covariance, columns)
     white = float(np.trace(shared_covariance)) / size
     # Constant inputs have no spread at all: then the weight alone decides.
     noise = _WHITE * white if white > 0 else 1.0
-    within = directions.T @ shared_covariance @ directions + noise * np.eye(full)
-    rotation = _descending(root[:, None] * within * root)[1]
+    rotation = _descending(root.T @ (shared_covariance + noise * np.eye(size)) @ root)[1]
 
-    basis = rotation.T @ (root[:, None] * directions.T)
+    basis = rotation.T @ root.T
     variances = np.einsum("fs,fs->f", basis @ shared_covariance, basis).clip(min=0)
-    spread = moments.covariance @ weight.T
+    spread = source.spread
     return SharedSplit(
         source=source,
         weight=weight,
         columns=columns,
         basis=basis,
-        start=(((directions * inverse) @ rotation).T @ by_shared).reshape(full * rest, outputs),
+        start=(rotation.T @ start).reshape(full * rest, outputs),
         cross=(basis @ spread[columns].reshape(size, rest * outputs)).reshape(full * rest, outputs),
         variances=variances,
         shrinkage=_SHRINK * size * rest / moments.count,
@@ -191,7 +204,19 @@ def split_columns(layer: ConvLayer, source: Source, index: IndexSplit, weighting
         response=weight @ moments.mean,
         scale=moments.scale,
         white=moments.white,
+        usual=max(1, min(full, weight.size // (size + rest * outputs))),
     )
+
+
+def _rooted(matrix: Float64, by_shared: Float64, full: int) -> tuple[Float64, Float64]:
+    """H [s, f] with H·Hᵀ = M, and H⁻¹ of the weight [s, k·O]."""
+    lower, failed = dpotrf(matrix, lower=1)
+    if not failed and dpocon(lower, np.linalg.norm(matrix, 1), uplo="L")[0] > _WELL:
+        return lower, solve_triangular(lower, by_shared, lower=True)
+    strength, directions = _descending(matrix)
+    root, directions = np.sqrt(strength[:full]), directions[:, :full]
+    inverse = np.divide(1.0, root, out=np.zeros(full), where=strength[:full] > _NEGLIGIBLE * strength[0])
+    return directions * root, (directions * inverse).T @ by_shared
 
 
 def mean_block(covariance: Float64, columns: NDArray[np.intp]) -> Float64:

@@ -1,8 +1,8 @@
 """Tucker-2: 1×1 into r_in channels, a k×k core into r_out channels, 1×1 (Kim et al. 2016).
 
 Initialised by HOSVD on the two channel modes and, where there are input statistics, weighted by them: the
-input mode is input-side's A (`shared`); the output mode, in the metric G = D², R = Vᵀ·D and L = D⁻¹·V with V the top
-eigenvectors of D·W·C·Wᵀ·D; the core R·B with input-side's least-squares B, which is optimal for these A, R and L.
+input mode is input-side's A (`shared`); the output mode, in the metric G = DᵀD, R = Vᵀ·D and L = D⁻¹·V with V the top
+eigenvectors of D·W·C·Wᵀ·Dᵀ; the core R·B with input-side's least-squares B, which is optimal for these A, R and L.
 Without statistics C = I, and all of it reduces to plain HOSVD where G = I.
 
 One parameter ties both ranks: with full mode ranks f_out = min(O, I·kh·kw) and f_in = min(I, O·kh·kw), rank r of
@@ -99,10 +99,10 @@ class _TuckerAnalysis:
 
 
 def _analyse(layer: ConvLayer, source: Source | None, weighting: Weighting) -> _TuckerAnalysis:
-    matrix, root = weight_matrix(layer), weighting.root
-    split = split_columns(layer, source or partial(identity_moments, matrix.shape[1]), INPUT_SPLIT, weighting.matrix)
-    basis = output_basis(root @ matrix, root @ split.output @ root)
-    return _TuckerAnalysis(layer, split, weighting.inverse @ basis, basis.T @ root)
+    matrix = weight_matrix(layer)
+    white = Source(layer, partial(identity_moments, matrix.shape[1]))
+    split = split_columns(layer, source or white, INPUT_SPLIT, weighting.matrix)
+    return _TuckerAnalysis(layer, split, *output_basis(matrix, split.output, weighting))
 
 
 TUCKER2 = Kind(

@@ -19,7 +19,7 @@ __all__ = ["WEIGHT_SVD"]
 
 def _analyse(layer: ConvLayer, source: Source | None, _: Weighting) -> ProjectionAnalysis:
     matrix, centre = weight_matrix(layer), own_bias(layer)
-    moments = source() if source else Moments(centre, matrix @ matrix.T)
+    moments = source.moments if source else Moments(centre, matrix @ matrix.T)
     basis = np.linalg.svd(matrix, full_matrices=False)[0]
     return ProjectionAnalysis(layer, basis, basis.T, centre, moments, corrects_mean=False)
 

@@ -18,7 +18,7 @@ from ranksmith.search.allocate import drop_unpaying
 from ranksmith.search.candidates import Layer, Option, candidate_options, pareto
 from ranksmith.workflow.build import Builder
 from ranksmith.workflow.compress.job import Job, Prepared
-from ranksmith.workflow.compress.sensitivity import tried_chain, tried_options
+from ranksmith.workflow.compress.sensitivity import tried_options
 from ranksmith.workflow.compress.statistics import statistics_key
 from ranksmith.workflow.compress.timing import FLOAT, time_chains
 from ranksmith.workflow.statistics import Need, Statistics, needs_of
@@ -34,7 +34,8 @@ Options = dict[str, list[Option]]
 def list_options(job: Job, prepared: Prepared, statistics: Statistics, builder: Builder) -> Options:
     """The options of every candidate whose image size is known, with their predicted errors, not timed yet.
 
-    Factors that the sensitivities are measured with are made on the way, while the layer's analyses are at hand.
+    Factors that the sensitivities are measured with, or that may end in a plan, are made on the way, while the layer's
+    analyses are at hand: made on demand, each would cost an analysis.
     """
     block = channel_block(job.options.provider)
     listed: Options = {}
@@ -45,12 +46,21 @@ def list_options(job: Job, prepared: Prepared, statistics: Statistics, builder: 
             kinds = job.options.kinds if layer.kernel != (1, 1) else _projections(job.options.kinds)
             errors = _remembered(job, prepared, node, partial(_predicted, job, statistics, node, layer))
             listed[node] = candidate_options(Layer(node, layer, size, errors), block=block, kinds=kinds)
-            if job.options.sensitivity:
-                for option in tried_options(listed[node]):
-                    tried_chain(job, builder, option)
+            _make_chains(job, builder, listed[node])
             advance(1)
     _warn_of_few_positions(job, prepared, statistics, list(sizes))
     return listed
+
+
+def _make_chains(job: Job, builder: Builder, options: Sequence[Option]) -> None:
+    weighted = job.options.weighted
+    tried = tried_options(options) if job.options.sensitivity else []
+    # Refined factors take seconds each, so they are left to the plans.
+    likely = [] if job.options.rounds else pareto(options, _macs)
+    for option in dict.fromkeys([*tried, *likely]):
+        assert option.kind is not None
+        assert option.rank is not None
+        builder.prepare(option.node, option.kind, option.rank, weighted=weighted, rounds=0)
 
 
 def _warn_of_few_positions(job: Job, prepared: Prepared, statistics: Statistics, nodes: Sequence[str]) -> None:
