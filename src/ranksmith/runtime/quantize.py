@@ -15,24 +15,29 @@ logits of a classifier make ties between its best answers.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx.version_converter
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import TensorData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.quant_utils import get_qmin_qmax_for_qType
 from onnxruntime.quantization.registry import CreateQDQQuantizer
 
 from ranksmith.errors import ModelError, NodeNotFoundError
 from ranksmith.runtime.machine import machine
 from ranksmith.runtime.onnxruntime import translated
+from ranksmith.runtime.scales import channel_scales
 
 __all__ = ["OPERATORS", "Range", "quantizable_values", "quantize"]
 
@@ -64,7 +69,7 @@ def quantizable_values(model: bytes, *, keep: Collection[str] = ()) -> list[str]
         NodeNotFoundError: `keep` names a node that the model does not have.
         ModelError: the model cannot be read, has no operator to quantize, or cannot be quantized.
     """
-    proto = _prepared(model, keep)
+    proto, _ = _prepared(model, keep)
     every_value = [value.name for value in proto.graph.input]
     every_value += [name for node in proto.graph.node for name in node.output if name]
     with _quiet(), translated("onnxruntime cannot quantize the model"):
@@ -92,11 +97,12 @@ def quantize(
         ModelError: no operator to quantize, int8 or float16 already, an opset that cannot be brought to 13, a weight
             or range that is not finite, or a range that is missing.
     """
-    proto = _prepared(model, keep)
-    original_info = {value.name: value for value in onnx.load_model_from_string(model).graph.value_info}
+    proto, original_info = _prepared(model, keep)
     reduce_range = _saturates() if reduce_range is None else reduce_range
     with _quiet(), translated("onnxruntime cannot quantize the model"):
-        quantizer = _quantizer(proto, _completed(proto, ranges), keep=keep, reduce_range=reduce_range)
+        lowest, highest = get_qmin_qmax_for_qType(onnx.TensorProto.INT8, reduce_range=reduce_range, symmetric=True)
+        scales = channel_scales(proto, float(highest) - float(lowest))
+        quantizer = _quantizer(proto, _completed(proto, ranges), keep=keep, reduce_range=reduce_range, scales=scales)
         quantizer.quantize_model()
         quantized = quantizer.model.model
         _restore_float_results(quantized.graph, keep)
@@ -109,8 +115,11 @@ def quantize(
     return content
 
 
-def _prepared(model: bytes, keep: Collection[str]) -> onnx.ModelProto:
-    """The model at opset 13 or newer, with the types of its values, after looking for what cannot be quantized."""
+def _prepared(model: bytes, keep: Collection[str]) -> tuple[onnx.ModelProto, dict[str, onnx.ValueInfoProto]]:
+    """The model at opset 13 or newer, with the types of its values, after looking for what cannot be quantized.
+
+    Beside it what the model itself said of its values.
+    """
     try:
         proto = onnx.load_model_from_string(model)
     except DecodeError as error:
@@ -135,9 +144,18 @@ def _prepared(model: bytes, keep: Collection[str]) -> onnx.ModelProto:
                 f"cannot quantize: the weight {tensor.name} holds NaN or infinity",
                 hint="the model is damaged, or its training diverged",
             )
-    proto = onnx.shape_inference.infer_shapes(_upgraded(proto))
+    said = {value.name: copy.deepcopy(value) for value in proto.graph.value_info}
+    proto = _upgraded(proto)
+    if not _typed(proto.graph):
+        proto = onnx.shape_inference.infer_shapes(proto)
     proto.metadata_props.append(_INFERRED)
-    return proto
+    return proto, said
+
+
+def _typed(graph: onnx.GraphProto) -> bool:
+    """Whether every value says its type, so that there is nothing to infer, which copies all weights."""
+    typed = {value.name for value in (*graph.value_info, *graph.output) if value.type.tensor_type.elem_type}
+    return all(name in typed for node in graph.node for name in node.output if name)
 
 
 def _upgraded(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -159,7 +177,12 @@ def _upgraded(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _quantizer(
-    proto: onnx.ModelProto, ranges: Mapping[str, Range], *, keep: Collection[str], reduce_range: bool
+    proto: onnx.ModelProto,
+    ranges: Mapping[str, Range],
+    *,
+    keep: Collection[str],
+    reduce_range: bool,
+    scales: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> QDQQuantizer:
     return QDQQuantizer(
         proto,
@@ -173,8 +196,16 @@ def _quantizer(
         nodes_to_quantize=[],
         nodes_to_exclude=[*keep, *_unbounded_clips(proto)],
         op_types_to_quantize=OPERATORS,
-        extra_options={},
+        extra_options={"TensorQuantOverrides": _overrides(scales or {})},
     )
+
+
+def _overrides(scales: Mapping[str, NDArray[np.float32]]) -> dict[str, list[dict[str, Any]]]:
+    """Scales per channel as onnxruntime takes them."""
+    return {
+        name: [{"scale": scale, "zero_point": np.int8(0), "axis": 0} for scale in channels]
+        for name, channels in scales.items()
+    }
 
 
 def _completed(proto: onnx.ModelProto, ranges: Mapping[str, Range]) -> dict[str, Range]:

@@ -23,10 +23,10 @@ from ranksmith.graph.query import conv_infos, conv_layer
 from ranksmith.lowrank.rotate import balance_and_rotate
 from ranksmith.progress import Silent
 from ranksmith.results import Change, PlanEntry, RankPlan
-from ranksmith.runtime.quantize import quantize
+from ranksmith.runtime.quantize import Range, quantize
 from ranksmith.workflow.cache import Cache, key_of
 from ranksmith.workflow.images import first_batches
-from ranksmith.workflow.quantize import Histograms, collect_ranges
+from ranksmith.workflow.quantize import Histograms, collect_ranges, histograms_of
 from ranksmith.workflow.repair import repair
 from ranksmith.workflow.statistics import Statistics
 
@@ -71,6 +71,8 @@ class Builder:
         self._seed = seed
         self._cache = cache
         self._key = key
+        self._histograms: Histograms | None = None
+        self._known: dict[str, dict[str, Range]] = {}
         self._order = [info.node for info in conv_infos(folded)]
 
     def build(self, plan: RankPlan) -> tuple[bytes, list[Change]]:
@@ -92,7 +94,7 @@ class Builder:
         content = io.to_bytes(model)
         if plan.precision == "int8":
             keep = _kept(model, [node for node, entry in entries.items() if entry.precision == "fp32"])
-            content = quantize(content, self.histograms(content, keep).ranges(plan.ranges or "minmax"), keep=keep)
+            content = quantize(content, self._ranges(model, plan.ranges or "minmax"), keep=keep)
         return content, changes
 
     def chain(self, node: str, kind: str, rank: int, *, weighted: bool, rounds: int) -> Chain:
@@ -118,14 +120,38 @@ class Builder:
     def _chain_key(self, node: str, kind: str, rank: int, weighted: bool, rounds: int) -> str:
         return key_of("chain", of=self._key, node=node, by=kind, rank=rank, weighted=weighted, rounds=rounds)
 
-    def histograms(self, content: bytes, keep: Sequence[str] = ()) -> Histograms:
-        """What the activations of a built float model look like on the first calibration images.
+    def histograms(self, content: bytes | None = None) -> Histograms:
+        """What the activations of a float model look like on the first calibration images.
+
+        Args:
+            content: serialized; None: the folded model, whose histograms are gathered once.
 
         Raises:
             UsageError: there are no images.
         """
-        images = self._first(_RANGE_IMAGES, "an int8 plan needs images to find the ranges of its activations")
-        return collect_ranges(content, images, keep=keep, threads=self._threads)
+        if content is not None:
+            return collect_ranges(content, self._range_images(), threads=self._threads)
+        if self._histograms is None:
+            self._histograms = self.histograms(io.to_bytes(self._folded))
+        return self._histograms
+
+    def _ranges(self, model: ir.Model, method: str) -> dict[str, Range]:
+        """The ranges of a built float model's values, by value; `model` is used up.
+
+        What the folded model has too keeps the range that it has there: decomposing moves it little, and it is what
+        the decomposed model is to come close to. New are the values between factors.
+        """
+        if method not in self._known:
+            self._known[method] = self.histograms().ranges(method)
+        made = set(_made(self._folded))
+        inner = [name for name in _made(model) if name not in made]
+        if not inner:
+            return self._known[method]
+        between = histograms_of(model, inner, self._range_images(), threads=self._threads)
+        return self._known[method] | between.ranges(method)
+
+    def _range_images(self) -> list[Batch]:
+        return self._first(_RANGE_IMAGES, "an int8 plan needs images to find the ranges of its activations")
 
     def _first(self, count: int, why: str) -> list[Batch]:
         """The first batches that hold `count` images."""
@@ -167,6 +193,11 @@ def _kept(model: ir.Model, nodes: Sequence[str]) -> list[str]:
     if len(kept) < len(nodes):
         raise ModelError("a Conv that is to stay float cannot be found in the model that was built")
     return kept
+
+
+def _made(model: ir.Model) -> list[str]:
+    """The values that a model's nodes make, in order."""
+    return [value.name for node in model.graph for value in node.outputs if value.name]
 
 
 def _arrays_of(chain: Chain) -> dict[str, NDArray[Any]]:

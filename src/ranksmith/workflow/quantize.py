@@ -22,7 +22,6 @@ from ranksmith.data.loader import Batch
 from ranksmith.data.split import split
 from ranksmith.errors import DataError, ModelError, NodeNotFoundError
 from ranksmith.graph import io
-from ranksmith.graph.expose import expose
 from ranksmith.graph.fold import fold
 from ranksmith.graph.precision import split_by_precision
 from ranksmith.measure.accuracy import agreement, kl, logits, single_input
@@ -37,7 +36,7 @@ from ranksmith.workflow.images import ImageSet
 from ranksmith.workflow.inputs import image_batch
 from ranksmith.workflow.source import ModelSource
 
-__all__ = ["BestRanges", "Histograms", "best_ranges", "collect_ranges", "quantize_model"]
+__all__ = ["BestRanges", "Histograms", "best_ranges", "collect_ranges", "histograms_of", "quantize_model"]
 
 _BATCH = 4
 """All activations of a batch are held at once: 90 MB for four images through ResNet-50."""
@@ -90,13 +89,27 @@ def collect_ranges(model: bytes, batches: Iterable[Batch], *, keep: Collection[s
         ModelError: no operator to quantize, not one input, or a value that is not finite.
         DataError: no batch came.
     """
-    values = quantizable_values(model, keep=keep)
-    graph = ir.serde.deserialize_model(onnx.load_model_from_string(model))
+    return histograms_of(io.from_bytes(model), quantizable_values(model, keep=keep), batches, threads=threads)
+
+
+def histograms_of(model: ir.Model, values: Sequence[str], batches: Iterable[Batch], *, threads: int) -> Histograms:
+    """Run `model` over `batches` as far as `values` need it and fill a histogram for each of them.
+
+    Args:
+        model: normalized; ends in `values` afterwards, so that nothing behind them is computed.
+        values: inputs of the graph, or made by its nodes.
+
+    Raises:
+        ModelError: not one input, or a value that is not finite.
+        DataError: no batch came.
+    """
     # A graph input cannot also be an output: what is seen of it is the batch itself.
-    given = {value.name for value in graph.graph.inputs}
+    given = {value.name for value in model.graph.inputs}
     outputs = [name for name in values if name not in given]
-    expose(graph, outputs)
-    session = open_session(io.to_bytes(graph), threads=threads)
+    made = {value.name: value for node in model.graph for value in node.outputs}
+    model.graph.outputs.clear()
+    model.graph.outputs.extend(made[name] for name in outputs)
+    session = open_session(io.to_bytes(model), threads=threads)
     source = single_input(session)
     histograms = {name: Histogram() for name in values}
     images = 0

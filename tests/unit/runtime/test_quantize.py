@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from ranksmith.errors import ModelError, NodeNotFoundError
 from ranksmith.graph import io
 from ranksmith.graph.fold import fold
+from ranksmith.runtime import quantize as implementation
 from ranksmith.runtime.quantize import quantizable_values, quantize
 from tests.models import GraphBuilder, classifier, mlp, node_types, random_feeds, residual_classifier, run, save
 
@@ -183,6 +184,57 @@ def test_seven_bits_where_sums_would_saturate(tmp_path: Path) -> None:
         result = onnx.load_model_from_string(quantize(content, ranges, reduce_range=reduce))
         weights = [numpy_helper.to_array(tensor) for tensor in result.graph.initializer if len(tensor.dims) == 4]
         assert {int(np.abs(weight.astype(int)).max()) for weight in weights} == {largest}
+
+
+def unusual_weights() -> onnx.ModelProto:
+    """A channel of zeros, one too small for a scale, a bias that asks for a larger scale, and a weight read twice."""
+    build = GraphBuilder()
+    x = build.conv(build.input("x", ["N", 3, 6, 6]), "first", (3, 8), bias=True, pads=[1] * 4)
+    x = build.conv(x, "second", (8, 8), bias=True, pads=[1] * 4)
+    shared = build.weights("shared", (8, 8, 1, 1))
+    x = build.node("Conv", [build.node("Conv", [x, shared], "once"), shared], "again")
+    matrix = build.weights("matrix", (8, 8, 6, 6))
+    x = build.node("MatMul", [build.node("Conv", [x, matrix], "whole", pads=[3, 3, 2, 2]), matrix], "product")
+    build.output(x, None)
+    model = build.model()
+    weight, bias = (
+        next(tensor for tensor in model.graph.initializer if tensor.name == name)
+        for name in model.graph.node[0].input[1:]
+    )
+    values, offsets = numpy_helper.to_array(weight).copy(), numpy_helper.to_array(bias).copy()
+    values[0], values[1], offsets[2] = 0.0, 1e-39, 1e9
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    bias.CopyFrom(numpy_helper.from_array(offsets, bias.name))
+    return model
+
+
+@pytest.mark.parametrize("keep", [(), ("second",)])
+@pytest.mark.parametrize("reduce_range", [False, True])
+def test_the_scales_of_weights_are_those_that_onnxruntime_computes(
+    monkeypatch: pytest.MonkeyPatch, reduce_range: bool, keep: Sequence[str]
+) -> None:
+    content = unusual_weights().SerializeToString()
+    ranges = dict.fromkeys(quantizable_values(content), (-1e-3, 1e-3))
+    handed = quantize(content, ranges, reduce_range=reduce_range, keep=keep)
+    monkeypatch.setattr(implementation, "channel_scales", lambda proto, steps: {})
+    assert quantize(content, ranges, reduce_range=reduce_range, keep=keep) == handed
+
+
+def test_types_are_inferred_only_where_the_model_does_not_say_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = folded(residual_classifier(), tmp_path)
+    silent = onnx.load_model_from_string(content)
+    del silent.graph.value_info[:]
+    values = quantizable_values(silent.SerializeToString())
+    ranges = dict.fromkeys(values, (-1.0, 2.0))
+    inferred = onnx.load_model_from_string(quantize(silent.SerializeToString(), ranges))
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", None)
+    assert quantizable_values(content) == values
+    stated = onnx.load_model_from_string(quantize(content, ranges))
+    assert len(stated.graph.value_info) > len(inferred.graph.value_info) == 0
+    del stated.graph.value_info[:]
+    assert stated == inferred
 
 
 def test_the_same_bytes_in_another_process(tmp_path: Path) -> None:

@@ -281,6 +281,56 @@ def test_ranges_come_from_the_first_images(
     assert "image" in histograms.ranges("minmax")
 
 
+def test_ranges_of_the_folded_model_are_found_once_and_serve_every_plan(
+    folded: ir.Model, statistics: Statistics
+) -> None:
+    passes = []
+
+    def batches() -> Iterator[Batch]:
+        passes.append(None)
+        return IMAGES.batches()
+
+    made = builder(folded, statistics, images=batches)
+    only_int8 = plan_of(precision="int8", ranges=INT8.ranges)
+    alone, _ = made.build(only_int8)
+    content, _ = made.build(INT8)
+    assert len(passes) == 2  # the folded model, and what is new in the plan
+    assert made.build(only_int8)[0] == alone
+    assert made.build(INT8)[0] == content
+    assert len(passes) == 3
+    scales, before = scales_of(content), scales_of(alone)
+    assert {name: scales[name] for name in before} == before
+    between = scales.keys() - before.keys()
+    assert len(between) == len(INT8.layers)
+    assert all(name.endswith("/1of2") for name in between)
+
+
+def test_values_between_factors_have_the_range_that_they_take(folded: ir.Model, statistics: Statistics) -> None:
+    plan = plan_of(entry("block1/conv1"), precision="int8", seed=3)
+    content, _ = builder(folded, statistics).build(plan)
+    floating = io.from_bytes(content_of_factors(folded, statistics, plan))
+    node = next(node for node in floating.graph if node.name == "block1/conv1/1of2")
+    value = node.outputs[0]
+    floating.graph.outputs.append(value)
+    seen = run(io.to_bytes(floating), {"image": inputs_of(PICTURES)})[value.name or ""]
+    span = max(float(seen.max()), 0.0) - min(float(seen.min()), 0.0)
+    assert scales_of(content)[value.name or ""] == pytest.approx(span / 255, rel=1e-4)
+
+
+def scales_of(content: bytes) -> dict[str, float]:
+    """The scale of every activation, by the value's name."""
+    graph = onnx.load_from_string(content).graph
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    pairs = [node.input for node in graph.node if node.op_type == "QuantizeLinear"]
+    return {scale.removesuffix("_scale"): float(arrays[scale]) for _, scale, _ in pairs}
+
+
+def content_of_factors(folded: ir.Model, statistics: Statistics, plan: RankPlan) -> bytes:
+    """The float model whose factors are rotated as an int8 plan's are."""
+    layers = [msgspec.structs.replace(layer, precision="int8") for layer in plan.layers]
+    return builder(folded, statistics).build(msgspec.structs.replace(plan, layers=layers, precision="fp32"))[0]
+
+
 def test_a_plan_that_does_not_fit_the_model_is_refused(folded: ir.Model, statistics: Statistics) -> None:
     made = builder(folded, statistics)
     with pytest.raises(NodeNotFoundError, match="block0/conv9"):

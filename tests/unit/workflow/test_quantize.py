@@ -16,7 +16,7 @@ from ranksmith.progress import Silent
 from ranksmith.results import QuantizeReport, from_json, to_json
 from ranksmith.runtime.session import open_session
 from ranksmith.workflow.images import ImageSet
-from ranksmith.workflow.quantize import best_ranges, collect_ranges, quantize_model
+from ranksmith.workflow.quantize import best_ranges, collect_ranges, histograms_of, quantize_model
 from ranksmith.workflow.source import ModelSource
 from tests.models import residual_classifier, save
 from tests.unit.workflow.scene import CLASSES, HW, PREPROCESS, pictures
@@ -140,6 +140,19 @@ def test_an_unknown_kept_node_is_told_before_the_images_are_read(source: ModelSo
     with pytest.raises(NodeNotFoundError, match="'stemm'") as caught:
         run(source, nothing, keep=["stemm"])
     assert "stem" in (caught.value.hint or "")
+
+
+def test_only_what_is_asked_for_is_computed(source: ModelSource, images: ArrayDataset) -> None:
+    content = folded(source)
+    every = collect_ranges(content, set_of(images).batches(), threads=1)
+    given, *made = every.values
+    asked = [given, made[1]]
+    model = io.from_bytes(content)
+    few = histograms_of(model, asked, set_of(images).batches(), threads=1)
+    assert [value.name for value in model.graph.outputs] == made[1:2]
+    assert list(few.values) == asked
+    for name, (low, high) in few.ranges("minmax").items():
+        assert (low, high) == pytest.approx(every.ranges("minmax")[name], rel=1e-5)
 
 
 def test_no_batch_is_told(source: ModelSource) -> None:
