@@ -13,22 +13,30 @@ it away,
     ΔB = Cov(e, z)·(Cov(z) + λ·tr(Cov(z))/d·I)⁻¹,      Δb = mean(e) − ΔB·mean(z).
 
 For λ = 0 it minimizes a quadratic that lies above Σe² and touches it at ΔB = 0 (the alternation of Zhang et al. 2016,
-arXiv:1505.06798, once), so it cannot make Σe² worse on the images it is fitted to. On others it can. So λ, or to
+arXiv:1505.06798, once), so it cannot make Σe² worse on what it is fitted to. On other images it can. So λ, or to
 change the bias only, or nothing at all, is decided by cross validation over images.
+
+One eigendecomposition Cov(z) = VΛVᵀ of the images fitted to scores every λ. With G = Cov(e, z)·V, and on the images
+left out, about the means of those fitted to, Z = Σzzᵀ and E = Σe·zᵀ, the quadratic for w = 1/(Λ + λ·tr(Cov(z))/d) is
+
+    Σe² − 2·wᵀdiag(GᵀEV) + wᵀ(VᵀZV ∘ GᵀG)w.
+
+An early layer makes thousands of values of each channel for an image, and its neighbours say much the same, so what
+is taken of an image is bounded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import gcd
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_factor, cho_solve, eigh
 
 from ranksmith.convolution import ConvLayer
-from ranksmith.lowrank.columns import columns, convolve
 
 __all__ = ["Refit", "output_error"]
 
@@ -39,6 +47,8 @@ _FOLDS = 2
 _RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 _MOST_COLUMNS = 2048
 """Of a factor whose weights are fitted; wider ones have their bias corrected. Time grows with the cube."""
+_MOST_POSITIONS = 196
+"""Of an image that are looked at."""
 
 
 def output_error(target: Array, current: Array, *, relu: bool) -> Array:
@@ -74,20 +84,30 @@ class Refit:
             shortcut: ŝ [N, O, oh, ow], that is added to what the Conv makes.
             relu: whether a ReLU follows.
         """
-        z = z.astype(self._layer.weight.dtype, copy=False)
-        current = convolve(z, self._layer)
+        layer = self._layer
+        # Sums of halves overflow.
+        dtype = np.promote_types(layer.weight.dtype, np.float32)
+        seen = _positions(layer.output_size(*z.shape[2:]), np.arange(self.images, self.images + len(z)))
+        column = _columns(z, layer, seen).astype(dtype, copy=False)
+        weight = layer.weight.reshape(layer.group, layer.out_channels // layer.group, -1).astype(dtype, copy=False)
+        current = np.matmul(weight, column)
+        if layer.bias is not None:
+            current += layer.bias.reshape(layer.group, -1, 1)
         if shortcut is not None:
-            current = current + shortcut
-        error = output_error(target.astype(z.dtype, copy=False), current.astype(z.dtype, copy=False), relu=relu)
-        for fold in range(_FOLDS):
-            own = np.arange(len(z))[(fold - self.images) % _FOLDS :: _FOLDS]
-            if not len(own):
-                continue
-            parts = error[own].transpose(1, 0, 2, 3).reshape(self._layer.group, -1, error[own, 0].size)
-            # Columns take memory that a mere correction of the bias does not need.
-            seen = columns(z[own], self._layer) if self._with_weights else parts[:, :0]
-            for sums, column, part in zip(self._folds[fold], seen, parts, strict=True):
-                sums.add(column, part)
+            current += _taken(shortcut, seen).reshape(current.shape)
+        error = output_error(_taken(target, seen).reshape(current.shape).astype(dtype, copy=False), current, relu=relu)
+        if not self._with_weights:
+            column = column[:, :0]
+        for fold, sums in enumerate(self._folds):
+            # Folds take images in turn.
+            own = slice((fold - self.images) % _FOLDS, None, _FOLDS)
+            if taken := seen[own].size:
+                z_own, e_own = (
+                    each.reshape(*each.shape[:2], *seen.shape)[:, :, own].reshape(*each.shape[:2], taken)
+                    for each in (column, error)
+                )
+                for part, *given in zip(sums, z_own, e_own, strict=True):
+                    part.add(*given)
         self.images += len(z)
 
     def solve(self) -> tuple[ConvLayer, float] | None:
@@ -105,6 +125,37 @@ class Refit:
         return replace(self._layer, weight=weight, bias=bias), after / before
 
 
+def _positions(size: tuple[int, int], images: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
+    """[N, P] output positions to look at of images by their numbers, row by row.
+
+    The same whatever the images hold. The step has no divisor in common with the width, else one image would be seen
+    in a few of its columns only, and where it starts goes round with the images of a fold.
+    """
+    most = size[0] * size[1]
+    step = -(-most // _MOST_POSITIONS) or 1
+    while step > 1 and gcd(step, size[1]) > 1:
+        step += 1
+    return (images // _FOLDS % step)[:, None] + step * np.arange(most // step)
+
+
+def _taken(values: Array, seen: NDArray[np.intp]) -> Array:
+    """[C, N, P] of [N, C, H, W] at positions [N, P]."""
+    flat = values.reshape(*values.shape[:2], -1)
+    return np.stack([np.take(one, own, axis=1) for one, own in zip(flat, seen, strict=True)], axis=1)
+
+
+def _columns(z: Array, layer: ConvLayer, seen: NDArray[np.intp]) -> Array:
+    """`lowrank.columns.columns` at some output positions [N, P]: [group, d, N·P]."""
+    top, left, bottom, right = layer.pads
+    padded = np.pad(z, ((0, 0), (0, 0), (top, bottom), (left, right))) if any(layer.pads) else z
+    width = padded.shape[3]
+    y, x = np.divmod(seen, layer.output_size(*z.shape[2:])[1])
+    (sh, sw), (dh, dw), (kh, kw) = layer.strides, layer.dilations, layer.kernel
+    corner = y * sh * width + x * sw
+    block = [_taken(padded, corner + i * dh * width + j * dw) for i in range(kh) for j in range(kw)]
+    return np.stack(block, axis=1).reshape(layer.group, -1, seen.size)
+
+
 @dataclass(eq=False)
 class _Sums:
     """n, Σz̃z̃ᵀ, Σe·z̃ᵀ and Σe² over positions, with z̃ = (z, 1)."""
@@ -119,13 +170,7 @@ class _Sums:
         zz, ez = (extended @ extended.T).astype(np.float64), (e @ extended.T).astype(np.float64)
         self.zz = zz if self.zz is None else self.zz + zz
         self.ez = ez if self.ez is None else self.ez + ez
-        self.ee += float(np.square(e, dtype=np.float64).sum())
-
-    def after(self, change: Float64) -> float:
-        """Σe² once `change` [O, d + 1] is added to (B, b), by the quadratic."""
-        assert self.zz is not None
-        assert self.ez is not None
-        return self.ee + float((change * (change @ self.zz - 2 * self.ez)).sum())
+        self.ee += float(np.vdot(e, e))
 
 
 def _best(folds: Sequence[_Sums]) -> tuple[float, float, Float64]:
@@ -136,15 +181,36 @@ def _best(folds: Sequence[_Sums]) -> tuple[float, float, Float64]:
     none = np.zeros_like(total.ez)
     if len(seen) < _FOLDS:
         return total.ee, total.ee, none
-    ridges: list[float | None] = [None, *(_RIDGES if none.shape[1] > 1 else ())]
-    scores = np.zeros(len(ridges))
+    scores = np.zeros(1 + len(_RIDGES))
     for left_out in seen:
-        rest = _joined([sums for sums in seen if sums is not left_out])
-        scores += [left_out.after(_change(rest, ridge)) for ridge in ridges]
+        scores += _scores(_joined([sums for sums in seen if sums is not left_out]), left_out)
     best = int(np.argmin(scores))
     if not scores[best] < total.ee:
         return total.ee, total.ee, none
-    return total.ee, float(scores[best]), _change(total, ridges[best])
+    return total.ee, float(scores[best]), _change(total, (None, *_RIDGES)[best])
+
+
+def _scores(fitted: _Sums, left_out: _Sums) -> Float64:
+    """Σe² on images left out by each way to change: the bias alone, and each λ."""
+    means, covariance, cross = _moments(fitted)
+    error, mean = means
+    assert left_out.zz is not None
+    assert left_out.ez is not None
+    count, z, e = left_out.zz[-1, -1], left_out.zz[-1, :-1], left_out.ez[:, -1]
+    ee = left_out.ee - float(error @ (2 * e - count * error))
+    scores = np.full(1 + len(_RIDGES), ee)
+    spread = _spread(covariance)
+    if spread > 0:
+        zz = left_out.zz[:-1, :-1] - np.outer(mean, z) - np.outer(z - count * mean, mean)
+        ez = left_out.ez[:, :-1] - np.outer(error, z) - np.outer(e - count * error, mean)
+        values, basis = eigh(covariance, overwrite_a=True, check_finite=False, driver="evd")
+        turned = cross @ basis
+        linear = np.einsum("oi,oi->i", turned, ez @ basis)
+        square = (basis.T @ (zz @ basis)) * (turned.T @ turned)
+        for index, ridge in enumerate(_RIDGES, start=1):
+            weights = 1 / (np.maximum(values, 0) + ridge * spread)
+            scores[index] += float(weights @ square @ weights - 2 * linear @ weights)
+    return scores
 
 
 def _joined(parts: Sequence[_Sums]) -> _Sums:
@@ -154,17 +220,25 @@ def _joined(parts: Sequence[_Sums]) -> _Sums:
 
 def _change(sums: _Sums, ridge: float | None) -> Float64:
     """(ΔB, Δb) [O, d + 1] for one λ; None: the bias alone."""
+    (error, mean), covariance, cross = _moments(sums)
+    change = np.zeros((len(error), len(mean) + 1))
+    if ridge is not None and (spread := _spread(covariance)) > 0:
+        covariance[np.diag_indices(len(covariance))] += ridge * spread
+        change[:, :-1] = cho_solve(cho_factor(covariance, lower=True), cross.T).T
+    change[:, -1] = error - change[:, :-1] @ mean
+    return change
+
+
+def _moments(sums: _Sums) -> tuple[tuple[Float64, Float64], Float64, Float64]:
+    """((mean(e), mean(z)), Cov(z), Cov(e, z))."""
     assert sums.zz is not None
     assert sums.ez is not None
     count = sums.zz[-1, -1]
-    mean, error = sums.zz[-1, :-1] / count, sums.ez[:, -1] / count
-    change = np.zeros_like(sums.ez)
-    if ridge is not None:
-        covariance = sums.zz[:-1, :-1] / count - np.outer(mean, mean)
-        spread = float(np.trace(covariance)) / len(covariance)
-        if spread > 0:
-            covariance[np.diag_indices(len(covariance))] += ridge * spread
-            cross = sums.ez[:, :-1] / count - np.outer(error, mean)
-            change[:, :-1] = cho_solve(cho_factor(covariance, lower=True), cross.T).T
-    change[:, -1] = error - change[:, :-1] @ mean
-    return change
+    error, mean = sums.ez[:, -1] / count, sums.zz[-1, :-1] / count
+    covariance = sums.zz[:-1, :-1] / count - np.outer(mean, mean)
+    return (error, mean), covariance, sums.ez[:, :-1] / count - np.outer(error, mean)
+
+
+def _spread(covariance: Float64) -> float:
+    """tr/d; 0 where there are no columns."""
+    return float(np.trace(covariance)) / len(covariance) if len(covariance) else 0.0

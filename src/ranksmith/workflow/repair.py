@@ -4,13 +4,13 @@ Each chain is fitted (`lowrank.refit`) to what it reads in the model as it has b
 original model has behind the shortcut that is added to it, and before the ReLU that follows. So a layer makes good
 some of what the layers before it lost, shapes and speed stay as they are, and only unlabelled images are needed.
 
-Both models are run from bottleneck to bottleneck (`graph.split.bottlenecks`): the activations of all images at one
-place are kept, at most once for each model, and no part is run more often than there are chains in it.
+Both models are run once, in stretches from chain to chain: between two stretches the values that later nodes read are
+kept, for all images. The original waits before the Conv of the next chain, the repaired model before its last factor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from ranksmith.data.loader import Batch
 from ranksmith.errors import DataError
 from ranksmith.graph.io import to_bytes
-from ranksmith.graph.nodes import is_op, set_weight, static_dims, taken_names
+from ranksmith.graph.nodes import is_op, reads, set_weight, static_dims, taken_names
 from ranksmith.graph.query import conv_context, conv_layer
-from ranksmith.graph.split import between, bottlenecks
 from ranksmith.lowrank.refit import Refit
 from ranksmith.progress import Progress
 from ranksmith.results import Change
@@ -47,7 +46,7 @@ def repair(
     Args:
         folded: the model that `model` was decomposed from; left as it is.
         nodes: the Convs of `folded` that were replaced, in any order. One that was not is fitted itself.
-        batches: calibration images, about 100; all activations at one place of both models are held at once.
+        batches: calibration images, about 100; what both models hold between two stretches is held for all of them.
 
     Returns:
         What was changed; a chain is left alone where nothing lowers its error on images it is not fitted to.
@@ -61,23 +60,23 @@ def repair(
     images = [batch.images for batch in batches]
     if not images:
         raise DataError("there are no images to repair the model with")
-    original = _Walk(folded, source, images, threads)
-    repaired = _Walk(model, source, list(images), threads)
-    starts = bottlenecks(folded)
-    places = {name: index for index, name in enumerate(starts)}
+    places = {node.name: index for index, node in enumerate(folded.graph)}
     outputs = {node: conv_context(folded, node).output_value for node in nodes}
+    order = sorted(outputs, key=places.__getitem__)
+    ends = [*(places[node] for node in order[1:]), None]
+    original = _Walk(folded, [{source: each} for each in images], threads)
+    repaired = _Walk(model, [{source: each} for each in images], threads)
     changes = []
-    with progress.stage("Repairing", len(outputs)) as advance:
-        for node in sorted(outputs, key=places.__getitem__):
-            for walk in (original, repaired):
-                walk.go_to(starts[node])
-            if change := _refit(original, repaired, node, outputs[node]):
+    with progress.stage("Repairing", len(order)) as advance:
+        for node, end in zip(order, ends, strict=True):
+            if change := _refit(original, repaired, node, outputs[node], end):
                 changes.append(change)
             advance(1)
     return changes
 
 
-def _refit(original: _Walk, repaired: _Walk, node: str, output: str) -> Change | None:
+def _refit(original: _Walk, repaired: _Walk, node: str, output: str, end: int | None) -> Change | None:
+    """Fit what makes `output` in the repaired model; the original goes on to the place `end`."""
     shortcut, relu = _landing(original.model, output)
     last = _maker(repaired.model, output)
     layer = conv_layer(repaired.model, last.name or "")
@@ -85,14 +84,15 @@ def _refit(original: _Walk, repaired: _Walk, node: str, output: str) -> Change |
     assert source is not None
     added = [] if shortcut is None else [shortcut]
     refit = Refit(layer)
-    pairs = zip(original.values([output, *added]), repaired.values([source.name or "", *added]), strict=True)
-    for (made, *theirs), (z, *ours) in pairs:
+    wanted = original.values([output, *added], end)
+    present = repaired.values([source.name or "", *added], list(repaired.model.graph).index(last))
+    for (made, *theirs), (z, *ours) in zip(wanted, present, strict=True):
         target = made + theirs[0] if theirs else made
         refit.update(z, target, ours[0] if ours else None, relu=relu)
-    found = refit.solve()
-    if found is None:
+    solved = refit.solve()
+    if solved is None:
         return None
-    better, ratio = found
+    better, ratio = solved
     weight = last.inputs[1]
     assert weight is not None
     assert weight.dtype is not None
@@ -136,29 +136,48 @@ def _value(model: ir.Model, name: str) -> ir.Value:
 
 @dataclass(eq=False)
 class _Walk:
-    """A model, and its activations for all images at one value that everything passes through."""
+    """A model on its way through all images.
+
+    Attributes:
+        here: by batch, the values that the rest of the model reads, by name.
+    """
 
     model: ir.Model
-    place: str
-    activations: list[Array]
+    here: list[dict[str, Array]]
     threads: int
 
-    def go_to(self, place: str) -> None:
-        """Move on to a later such value."""
-        if place != self.place:
-            # In place, so that no more than one batch is held twice.
-            for index, (value,) in enumerate(self.values([place])):
-                self.activations[index] = value
-            self.place = place
-
-    def values(self, names: Sequence[str]) -> Iterable[list[Array]]:
-        """Values that follow from the present place, batch by batch."""
-        wanted = [name for name in dict.fromkeys(names) if name != self.place]
+    def values(self, names: Sequence[str], place: int | None) -> Iterator[list[Array]]:
+        """Some values, batch by batch, on the way to before the node at `place`; None: stay here."""
+        graph = self.model.graph
+        given = list(self.here[0])
+        kept = given if place is None else _live(graph, place)
+        wanted = [name for name in dict.fromkeys([*names, *kept]) if name not in given]
         session = None
         if wanted:
-            session = open_session(to_bytes(between(self.model, self.place, *wanted)), threads=self.threads)
-        for here in self.activations:
-            made = {self.place: here}
+            found = {value.name: value for node in graph for value in (*reads(node), *node.outputs)}
+            part = ir.convenience.extract(graph, [found[name] for name in given], [found[name] for name in wanted])
+            session = open_session(to_bytes(_model_of(part, self.model)), threads=self.threads)
+        for index, values in enumerate(self.here):
             if session is not None:
-                made |= dict(zip(wanted, session.run({self.place: here}, wanted), strict=True))
-            yield [made[name] for name in names]
+                values = values | dict(zip(wanted, session.run(values, wanted), strict=True))
+            # At once, so that no more than one batch is held twice.
+            self.here[index] = {name: values[name] for name in kept}
+            yield [values[name] for name in names]
+
+
+def _live(graph: ir.Graph, place: int) -> list[str]:
+    """What the nodes from `place` on read of what depends on the images and is there before them."""
+    known = {value for value in graph.inputs if not value.is_initializer()}
+    live: dict[str, None] = {}
+    for index, node in enumerate(graph):
+        if index < place:
+            if not known.isdisjoint(reads(node)):
+                known.update(node.outputs)
+        else:
+            live |= dict.fromkeys(value.name or "" for value in reads(node) if value in known)
+    return list(live)
+
+
+def _model_of(part: ir.Graph, model: ir.Model) -> ir.Model:
+    functions = [function.clone() for function in model.functions.values()]
+    return ir.Model(part, ir_version=model.ir_version, functions=functions)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ranksmith.convolution import ConvLayer
 from ranksmith.lowrank import refit
-from ranksmith.lowrank.columns import convolve
+from ranksmith.lowrank.columns import columns, convolve
 from ranksmith.lowrank.refit import Refit, output_error
 
 Array = NDArray[np.float64]
@@ -167,3 +167,61 @@ def test_a_factor_with_too_many_columns_gets_a_bias(monkeypatch: pytest.MonkeyPa
     assert found is not None
     np.testing.assert_array_equal(found[0].weight, layer.weight)
     np.testing.assert_allclose(bias_of(found[0]), np.full(6, 2.0), atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(5, 6), (14, 14), (28, 28), (56, 56), (57, 1), (30, 40)])
+def test_of_an_image_a_bounded_number_of_different_positions_is_seen(size: tuple[int, int]) -> None:
+    seen = refit._positions(size, np.arange(64))
+    least = min(size[0] * size[1], refit._MOST_POSITIONS // 2)
+    assert least <= seen.shape[1] <= refit._MOST_POSITIONS
+    assert all(len(set(row)) == len(row) for row in seen)
+    assert seen.min() >= 0
+    assert seen.max() < size[0] * size[1]
+    # Every column of every image, and over the images of either fold nearly every position.
+    assert all(set(row % size[1]) == set(range(size[1])) for row in seen if size[1] < 100)
+    for fold in (0, 1):
+        assert len(np.unique(seen[fold::2])) > 0.9 * size[0] * size[1]
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_columns_at_some_positions_are_those_of_all_columns(group: int) -> None:
+    rng = np.random.default_rng(8)
+    weight = rng.standard_normal((6, 4 // group, 3, 2))
+    layer = ConvLayer(weight, None, strides=(2, 1), pads=(1, 0, 2, 1), dilations=(1, 2), group=group)
+    z = rng.standard_normal((3, 4, 9, 8))
+    oh, ow = layer.output_size(9, 8)
+    seen = np.stack([rng.permutation(oh * ow)[:7] for _ in range(3)])
+    expected = columns(z, layer).reshape(group, -1, 3, oh * ow)
+    expected = np.stack([expected[:, :, image, seen[image]] for image in range(3)], axis=2)
+    np.testing.assert_array_equal(refit._columns(z, layer, seen), expected.reshape(group, -1, 21))
+
+
+def test_many_positions_are_sampled_alike_however_the_images_are_batched() -> None:
+    rng = np.random.default_rng(9)
+    truth = layer_of(rng)
+    start, z = moved(rng, truth), rng.standard_normal((8, 4, 40, 30))
+    target, shortcut = convolve(z, truth), rng.standard_normal((8, 6, 40, 30))
+    found = []
+    for cuts in ([], [3]):
+        fitting = Refit(start)
+        for images in np.split(np.arange(8), cuts):
+            fitting.update(z[images], target[images] + shortcut[images], shortcut[images])
+        found.append(fitting.solve())
+    assert found[0] is not None
+    assert found[1] is not None
+    np.testing.assert_allclose(found[0][0].weight, truth.weight, atol=2e-3)
+    np.testing.assert_allclose(found[0][0].weight, found[1][0].weight, atol=1e-10)
+
+
+def test_each_way_to_change_is_scored_by_what_it_leaves_on_images_left_out() -> None:
+    rng = np.random.default_rng(10)
+    halves = [(rng.standard_normal((5, 40)) + 1, rng.standard_normal((3, 40)) - 1) for _ in range(2)]
+    fitted, left_out = refit._Sums(), refit._Sums()
+    fitted.add(*halves[0])
+    left_out.add(*halves[1])
+    z, e = halves[1]
+    expected = []
+    for ridge in (None, *refit._RIDGES):
+        change = refit._change(fitted, ridge)
+        expected.append(np.square(e - change[:, :-1] @ z - change[:, -1:]).sum())
+    np.testing.assert_allclose(refit._scores(fitted, left_out), expected, rtol=1e-9)

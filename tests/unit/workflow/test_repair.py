@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from ranksmith.graph.query import conv_context, conv_layer
 from ranksmith.lowrank.factor import factors
 from ranksmith.progress import Silent
 from ranksmith.results import Change
+from ranksmith.runtime.session import Session, open_session
+from ranksmith.workflow import repair as repair_module
 from ranksmith.workflow.repair import repair
 from tests.models import GraphBuilder, residual_classifier, run
 from tests.unit.workflow.scene import inputs_of, network, pictures
@@ -145,6 +148,24 @@ def test_half_precision_stays() -> None:
     assert repaired(model, made, ["last"], batches=halves)
     last = next(node for node in made.graph if node.outputs[0].name == conv_context(model, "last").output_value)
     assert [value.dtype for value in last.inputs if value is not None] == [ir.DataType.FLOAT16] * 3
+
+
+def test_every_conv_of_both_models_runs_at_most_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for a shortcut that comes after what it is added to: the layer is fitted to their sum."""
+    ran: list[str] = []
+
+    def spying(content: bytes, *, threads: int) -> Session:
+        ran.extend(node.name for node in onnx.load_model_from_string(content).graph.node if node.op_type == "Conv")
+        return open_session(content, threads=threads)
+
+    monkeypatch.setattr(repair_module, "open_session", spying)
+    model = folded_model(residual_classifier(hw=(12, 12), batch_norm=False))
+    made = decomposed(model, NODES)
+    repaired(model, made, NODES)
+    known = Counter(node.name for graph in (model.graph, made.graph) for node in graph if node.op_type == "Conv")
+    assert ran
+    again = Counter(ran) - known
+    assert all("shortcut" in name for name in again)
 
 
 def test_no_images_and_no_such_conv_are_told() -> None:
