@@ -17,7 +17,7 @@ from ranksmith.convolution import ConvLayer
 from ranksmith.lowrank.cost import aligned_ranks, chain_macs, skeleton
 from ranksmith.results import Precision
 
-__all__ = ["Layer", "Option", "candidate_options", "pareto"]
+__all__ = ["Layer", "Option", "candidate_options", "near_pareto", "pareto"]
 
 _LEAST_SAVED = 0.05
 """Of the layer's multiply-adds; a smaller gain drowns in the overhead of one more Conv."""
@@ -141,3 +141,12 @@ def pareto(options: Iterable[Option], cost: Callable[[Option], float]) -> list[O
         if not kept or option.error < kept[-1].error:
             kept.append(option)
     return kept
+
+
+def near_pareto(options: Sequence[Option], cost: Callable[[Option], float], margin: float) -> list[Option]:
+    """Those that no option of at most their error beats in cost by more than `margin`, a fraction; in the order given.
+
+    What costs otherwise somewhere else, as in another precision, is unlikely to overtake by more than that.
+    """
+    least = {option.name: min(cost(other) for other in options if other.error <= option.error) for option in options}
+    return [option for option in options if cost(option) <= (1 + margin) * least[option.name]]

@@ -2,8 +2,9 @@
 
 A plan is acceptable when the probability that its true drop is within the budget (`evidence`) reaches the confidence
 asked for. Damage grows along the sweep, so acceptability falls, up to noise: bisection finds the strongest
-acceptable plan of N in ⌈log₂(N + 1)⌉ evaluations, 5 for 24 plans. The final word is the gate's, on images that took
-no part here.
+acceptable plan of N in ⌈log₂(N + 1)⌉ evaluations, 5 for 24 plans. With a guess of where it lies the search gallops
+from there first (Bentley and Yao 1976): one that is off by d plans costs about 2·log₂(d) evaluations, so a good guess
+saves two or three of the five. The final word is the gate's, on images that took no part here.
 """
 
 from __future__ import annotations
@@ -65,21 +66,30 @@ def choose(
     confidence: float = 0.8,
     labelled: bool = True,
     other: Evidence | None = None,
+    guess: int | None = None,
 ) -> Choice[PlanT, ScoreT]:
-    """Bisect a sweep for its strongest acceptable plan.
+    """Search a sweep for its strongest acceptable plan: by bisection, or galloping from a guess.
 
     Args:
         points: plans, mild to strong.
-        evaluate: builds and scores one; called at most ⌈log₂(len(points) + 1)⌉ times.
+        evaluate: builds and scores one; without a guess called at most ⌈log₂(len(points) + 1)⌉ times.
         max_drop_pp: percentage points that may be lost.
         confidence: how probable it must be that no more are.
         labelled: False where losses count disagreements, which no image can make good.
         other: what a plan of an earlier sweep did on the same images: how readily this model's answers flip.
+        guess: the index of the plan that is expected to be it; None: the one in the middle.
     """
     evaluated: list[Evaluated[PlanT, ScoreT]] = []
     mildest, strongest = 0, len(points)
+    stride = 1
     while mildest < strongest:
         middle = (mildest + strongest) // 2
+        # Until the answer lies between two plans that were judged, steps from the guess, each twice the last.
+        if guess is not None and (mildest == 0 or strongest == len(points)):
+            if evaluated:
+                guess += stride if evaluated[-1].accepted else -stride
+                stride *= 2
+            middle = min(max(guess, mildest), strongest - 1)
         score = evaluate(points[middle])
         known = [entry.score.evidence for entry in evaluated] + ([other] if other else [])
         stronger = boldest(known)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ranksmith.convolution import ConvLayer
 from ranksmith.errors import UsageError
 from ranksmith.lowrank.factor import KINDS
-from ranksmith.search.candidates import Layer, Option, candidate_options, pareto
+from ranksmith.search.candidates import Layer, Option, candidate_options, near_pareto, pareto
 
 
 def _falling(kind: str, ranks: Sequence[int]) -> NDArray[Any]:
@@ -116,3 +116,16 @@ def test_a_layer_that_keeps_its_shape_is_called_dense() -> None:
     option = Option("conv", None, None, 100, 100, 10, 10, 0.0, precision="int8")
     assert (option.name, option.energy) == ("dense", 1.0)
     assert Option("conv", "tucker2", 3, 1, 100, 1, 10, 1.5).energy == 0.0
+
+
+@given(st.lists(st.tuples(st.integers(1, 100), st.floats(0, 1)), max_size=12), st.floats(0, 0.5))
+@settings(deadline=None)
+def test_near_the_front_is_what_nothing_beats_by_more_than_the_margin(
+    found: list[tuple[int, float]], margin: float
+) -> None:
+    options = [_option(macs, error, rank) for rank, (macs, error) in enumerate(found, start=1)]
+    near = near_pareto(options, lambda option: option.macs, margin)
+    for option in options:
+        beaten = any(other.error <= option.error and (1 + margin) * other.macs < option.macs for other in options)
+        assert (option in near) == (not beaten)
+    assert set(pareto(options, lambda option: option.macs)) <= set(near)

@@ -40,6 +40,24 @@ def test_bisection_finds_the_strongest_acceptable_plan_in_few_evaluations(count:
         assert choice.chosen.accepted
 
 
+@given(st.integers(1, 40), st.data())
+@settings(deadline=None, max_examples=60)
+def test_a_guess_finds_the_same_plan_and_a_good_one_finds_it_sooner(count: int, data: st.DataObject) -> None:
+    last = data.draw(st.integers(-1, count - 1))
+    guess = data.draw(st.integers(-3, count + 3))
+    asked: list[int] = []
+
+    def evaluate(plan: int) -> _Score:
+        asked.append(plan)
+        return _score(1000, 0 if plan <= last else 200, 0.0001 if plan <= last else 0.1)
+
+    choice = choose(range(count), evaluate, max_drop_pp=1.0, guess=guess)
+    assert (choice.chosen.plan if choice.chosen else -1) == last
+    assert len(asked) == len(set(asked)) <= 2 * int(np.ceil(np.log2(count + 1))) + 1
+    if guess in (last, last + 1):
+        assert len(asked) <= 2
+
+
 def test_confidence_decides_between_plans_at_the_budget() -> None:
     def evaluate(plan: int) -> _Score:
         return _score(500, plan)

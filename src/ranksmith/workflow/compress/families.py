@@ -13,7 +13,7 @@ from ranksmith.measure.accuracy import class_output
 from ranksmith.measure.latency import paired_latency, random_feeds
 from ranksmith.runtime.quantize import Range, quantizable_values, quantize
 from ranksmith.runtime.session import default_threads, open_session
-from ranksmith.search.candidates import Option
+from ranksmith.search.candidates import Option, near_pareto
 from ranksmith.search.damage import DamageCurve
 from ranksmith.workflow.build import Builder
 from ranksmith.workflow.compress.consider import Options, list_options, time_options
@@ -26,6 +26,9 @@ from ranksmith.workflow.quantize import best_ranges
 from ranksmith.workflow.statistics import Statistics
 
 __all__ = ["Families", "set_up"]
+
+# Options that are slower than this in float, at the same error, are not timed in int8.
+_MARGIN = 0.15
 
 _UNTIMED = ("kept-dynamic-weight", "kept-not-2d", "kept-unknown-shape")
 
@@ -59,7 +62,7 @@ def set_up(job: Job, prepared: Prepared, statistics: Statistics, builder: Builde
     output = class_output(open_session(prepared.folded_bytes, threads=default_threads()))
     listed = list_options(job, prepared, statistics, builder)
     with job.clock.stage("latency table"):
-        [dense_ms] = layer_times(job, prepared, prepared.folded_bytes)
+        dense_ms = layer_times(job, prepared, prepared.folded_bytes)[0].conv_ms
         timed = time_options(job, prepared, listed, dense_ms, "fp32")
     with job.clock.stage("sensitivity"):
         curves = damage_curves(job, prepared, builder, listed, output)
@@ -105,13 +108,39 @@ def _int8(
             layers=prepared.layers | {node: conv_layer(prepared.folded, node) for node in others},
             contexts=prepared.contexts | {node: conv_context(prepared.folded, node) for node in others},
         )
-        [dense_ms] = layer_times(job, prepared, base)
-        options = {**listed, **{node: [] for node in others}}
+        dense_ms = layer_times(job, prepared, base)[0].conv_ms
+        options = {**_worth_timing(job, prepared, low_rank.options), **{node: [] for node in others}}
         timed = time_options(job, everything, options, dense_ms, "int8", low_rank.dense_ms)
         in_int8 = damages_in_int8(job, prepared, list(timed), output)
     family = Family("int8", base, _model_ms(job, base), dense_ms, timed, ranges=method)
     family.with_damages(curves, in_int8)
     return family
+
+
+def _worth_timing(job: Job, prepared: Prepared, in_float: Options) -> Options:
+    """The options that could be the best in int8, by their times in float: timing is most of what a machine costs.
+
+    Layers of one geometry share their times, so what one of them needs all keep.
+    """
+    if job.options.objective != "latency":
+        return in_float
+    alike = {node: _geometry(prepared, node) for node in in_float}
+    names: dict[object, set[str]] = {}
+    for node, options in in_float.items():
+        worth = near_pareto(options, _milliseconds, _MARGIN)
+        names.setdefault(alike[node], set()).update(option.name for option in worth)
+    return {
+        node: [option for option in options if option.name in names[alike[node]]] for node, options in in_float.items()
+    }
+
+
+def _geometry(prepared: Prepared, node: str) -> object:
+    layer, context = prepared.layers[node], prepared.contexts[node]
+    return layer.weight.shape, layer.strides, layer.group, context.input_hw, context.followers
+
+
+def _milliseconds(option: Option) -> float:
+    return option.ms or 0.0
 
 
 def _others(prepared: Prepared, listed: Mapping[str, list[Option]]) -> list[str]:

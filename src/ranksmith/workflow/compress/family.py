@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from ranksmith.results import PlanEntry, Precision, RankPlan
 from ranksmith.search.allocate import Plan, largest_gain, plans
 from ranksmith.search.candidates import Option
 from ranksmith.search.damage import DamageCurve
 from ranksmith.workflow.compress.consider import paying
 from ranksmith.workflow.compress.job import Job, Prepared
+from ranksmith.workflow.compress.profile import LayerTimes
 
 __all__ = ["Choices", "Family"]
 
@@ -34,6 +37,7 @@ class Family:
         paying: those of them that pay; since the last sweep.
         ranges: how activation ranges are found; None in float.
         excluded: layers that were slower in the whole model than in the table, and are not decomposed any more.
+        float_seen: layers of an int8 family whose time in float a whole model has shown.
     """
 
     precision: Precision
@@ -44,6 +48,7 @@ class Family:
     paying: dict[str, list[Option]] = field(default_factory=dict)
     ranges: str | None = None
     excluded: list[str] = field(default_factory=list)
+    float_seen: set[str] = field(default_factory=set)
 
     def plan(self, job: Job, prepared: Prepared, choices: Choices, *, repaired: bool = False) -> RankPlan:
         """The choices as a rank plan, in graph order."""
@@ -98,23 +103,61 @@ class Family:
             for node, options in self.options.items()
         }
 
-    def correct(self, dense_ms: Mapping[str, float], measured_ms: Mapping[str, float], choices: Choices) -> None:
-        """Scale the table by what a whole model showed: of a layer, all options of the kind that was measured.
+    def correct(self, base: LayerTimes, measured: LayerTimes, choices: Choices) -> None:
+        """Scale the table by what a whole model showed.
+
+        Of a layer that is decomposed, all options of the kind that was measured. Of one that int8 leaves in float, what
+        float takes, conversions on either side included: they are nodes of their own, whose time is shared out
+        evenly. A context of one layer shows little of them, and a plan that leaves Convs in float for nothing
+        is slower than int8 alone.
 
         Args:
-            dense_ms, measured_ms: of each Conv in `base` and in the model of `choices`, which ran in turn.
+            base, measured: of `base` and of the model of `choices`, which ran in turn.
         """
+        self._correct_float(base, measured, choices)
         for node, option in choices.items():
             before = _dense(self.options[node])
             reference = option.dense_ms if before is None else before.ms
-            if option.kind is None or not option.ms or not reference or not dense_ms.get(node):
+            if option.kind is None or not option.ms or not reference or not base.conv_ms.get(node):
                 continue
-            factor = measured_ms.get(node, 0.0) / dense_ms[node] / (option.ms / reference)
+            factor = measured.conv_ms.get(node, 0.0) / base.conv_ms[node] / (option.ms / reference)
             if factor > 0:
                 self.options[node] = [
                     replace(other, ms=other.ms * factor) if other.kind == option.kind and other.ms else other
                     for other in self.options[node]
                 ]
+
+    def _correct_float(self, base: LayerTimes, measured: LayerTimes, choices: Choices) -> None:
+        in_float = [node for node, option in self.base_choices.items() if node not in choices and option.dense_ms]
+        if not in_float:
+            return
+        conversions = max(0.0, measured.rest_ms - base.rest_ms) / len(in_float)
+        off = {}
+        for node in in_float:
+            dense = self.base_choices[node]
+            if dense.ms and dense.dense_ms and base.conv_ms.get(node):
+                taken = (measured.conv_ms.get(node, 0.0) + conversions) / base.conv_ms[node]
+                off[node] = taken * dense.ms / dense.dense_ms
+        self.float_seen |= off.keys()
+        usual = float(np.median(list(off.values()))) if off else 1.0
+        for node, options in self.options.items():
+            # What was never seen in float is taken to be off as the others are.
+            factor = off.get(node, 1.0 if node in self.float_seen else usual)
+            self.options[node] = [
+                replace(option, dense_ms=None if option.dense_ms is None else option.dense_ms * factor)
+                for option in options
+            ]
+
+    def tempting_in_float(self, share: float) -> Choices:
+        """The choices of `base` without the Convs that int8 saves least time of; empty in float.
+
+        Args:
+            share: of the Convs, how many are left in float.
+        """
+        base = self.base_choices
+        order = sorted(base, key=lambda node: (base[node].ms or 0.0) / (base[node].dense_ms or 1.0), reverse=True)
+        left = order[: round(share * len(order))]
+        return {node: option for node, option in base.items() if node not in left}
 
 
 def _dense(options: list[Option]) -> Option | None:

@@ -186,8 +186,7 @@ class Frontier:
         prediction: how far the latency table was off.
         chosen_on: the images that decided.
         held_out: the images that took part in nothing.
-        dense_ms, result_ms: time of each Conv in the family's model without decomposition and in the chosen plan's,
-            run in turn; empty where the provider cannot tell.
+        result_ms: time of each Conv in the chosen plan's model; empty where the provider cannot tell.
     """
 
     tried: list[Tried]
@@ -197,5 +196,4 @@ class Frontier:
     judge: Judge
     chosen_on: list[ImageSet]
     held_out: list[ImageSet]
-    dense_ms: dict[str, float]
     result_ms: dict[str, float]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,19 +15,32 @@ from ranksmith.runtime.session import open_session
 from ranksmith.workflow.cache import key_of
 from ranksmith.workflow.compress.job import Job, Prepared
 
-__all__ = ["layer_times"]
+__all__ = ["LayerTimes", "layer_times"]
 
 _BUDGET_MS, _FEWEST_RUNS, _MOST_RUNS = 600.0, 21, 300
 
 
-def layer_times(job: Job, prepared: Prepared, *models: bytes) -> list[dict[str, float]]:
-    """Time of each original Conv in each of `models`: its own, or the sum of the chain that replaced it.
+@dataclass(frozen=True)
+class LayerTimes:
+    """Where the time of a whole model goes.
+
+    Attributes:
+        conv_ms: of each original Conv: its own, or the sum of the chain that replaced it.
+        rest_ms: of everything else; conversions between int8 and float are there.
+    """
+
+    conv_ms: dict[str, float] = field(default_factory=dict)
+    rest_ms: float = 0.0
+
+
+def layer_times(job: Job, prepared: Prepared, *models: bytes) -> list[LayerTimes]:
+    """Where the time goes in each of `models`.
 
     The models run in turn, so their times can be compared. Empty where the provider cannot tell: only
     onnxruntime's CPU profile names the nodes. Cached with the machine, so that a second run decides as the first.
     """
     if job.options.provider != "cpu":
-        return [{} for _ in models]
+        return [LayerTimes() for _ in models]
     threads, batch = job.options.threads, job.options.batches[0]
     key = key_of(
         "profile",
@@ -46,11 +60,11 @@ def layer_times(job: Job, prepared: Prepared, *models: bytes) -> list[dict[str, 
     return [_by_conv(prepared, times) for times in found]
 
 
-def _by_conv(prepared: Prepared, times: Mapping[str, float]) -> dict[str, float]:
+def _by_conv(prepared: Prepared, times: Mapping[str, float]) -> LayerTimes:
     known = {info.node for info in prepared.infos}
-    summed: dict[str, float] = {}
+    convs: dict[str, float] = {}
     for name, ms in times.items():
         node = name if name in known else name.rpartition("/")[0]
         if node in known:
-            summed[node] = summed.get(node, 0.0) + ms
-    return summed
+            convs[node] = convs.get(node, 0.0) + ms
+    return LayerTimes(convs, sum(times.values()) - sum(convs.values()))

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ranksmith.results import RankPlan, to_json
-from ranksmith.search.allocate import make_plan
+from ranksmith.search.allocate import Plan, make_plan
 from ranksmith.search.choose import choose
 from ranksmith.search.evidence import Evidence, expected_kl, probability_within
 from ranksmith.workflow.compress.family import Choices, Family
 from ranksmith.workflow.compress.frontier import Judge, Tried
 from ranksmith.workflow.compress.job import Job, Prepared
-from ranksmith.workflow.compress.profile import layer_times
+from ranksmith.workflow.compress.profile import LayerTimes, layer_times
 from ranksmith.workflow.images import ImageSet
 
 __all__ = ["FamilySearch"]
@@ -23,8 +23,14 @@ __all__ = ["FamilySearch"]
 _SLOWER = 1.1
 # Rounds of building a plan, profiling it and correcting the table, before anything is chosen.
 _TABLE_ROUNDS = 2
-# How often the allocation is made again without layers that were slower in the whole model.
+# Of the Convs, how many are left in float in the int8 model that shows what that takes.
+_IN_FLOAT = 0.3
+# How often the allocation is made again without layers that were slower in the whole model,
 _REVERSIONS = 1
+# where they account for more than this share of what the plan was to save.
+_MUCH = 0.1
+# Of the divergence that is expected to lose the whole budget, what the strongest acceptable plan usually has.
+_USUAL = 0.5
 # How many plans beyond the strongest acceptable one are repaired and judged again.
 _BOLDER = 1
 
@@ -46,27 +52,45 @@ class FamilySearch:
     bound: float = np.inf
     bound_kl: float = np.inf
     tried: dict[str, Tried] = field(default_factory=dict)
+    _bolder: list[Choices] = field(default_factory=list)
+    _repaired: set[str] = field(default_factory=set)
     _reversions: int = 0
 
+    @property
+    def acceptable(self) -> list[Tried]:
+        """The plans that are probably within budget; of one that was repaired with success, what came out of it."""
+        return [
+            one
+            for name, one in self.tried.items()
+            if one.judgement.kl <= self.bound_kl
+            and one.is_accepted(self.job.options.confidence)
+            and name not in self._repaired
+        ]
+
     def correct_table(self) -> None:
-        """Build the plan that is most likely to be chosen, profile it, and correct the table by what it shows."""
+        """Profile whole models and correct the table by what they show.
+
+        First, of int8, one that leaves the most tempting Convs in float; then the plan that is likely to be chosen.
+        """
         if self.job.options.objective != "latency" or self.job.options.provider != "cpu":
             return
-        wanted = expected_kl(self.job.options.max_drop_pp)
         title = f"Correcting the {self.family.precision} table by whole models"
-        with self.job.progress.stage(title, _TABLE_ROUNDS) as advance:
+        with self.job.progress.stage(title, 1 + _TABLE_ROUNDS) as advance:
+            if tempting := self.family.tempting_in_float(_IN_FLOAT):
+                self._correct(tempting)
+            advance(1)
             for _ in range(_TABLE_ROUNDS):
-                plan = min(self.family.sweep(self.job), key=lambda one: abs(one.damage - wanted), default=None)
-                if plan is not None:
-                    dense_ms, result_ms = self.times(self.plan(plan.choices))
-                    self.family.correct(dense_ms, result_ms, plan.choices)
+                sweep = self.family.sweep(self.job)
+                guess = self._guess(sweep)
+                if guess is not None:
+                    self._correct(sweep[guess].choices)
                 advance(1)
 
     def run(self, images: Sequence[ImageSet], other: Evidence | None) -> None:
-        """Bisect for the strongest acceptable plan, repair it, and go on to bolder ones as far as repair carries.
+        """Search for the strongest acceptable plan, and revert what does not pay in it.
 
-        Where layers of the plan are slower in the whole model, the search is made again without them. Every plan that
-        was judged is in `tried` afterwards.
+        Where layers of the plan that are slower in the whole model matter, the search is made again without them. Every
+        plan that was judged is in `tried` afterwards.
 
         Args:
             other: what a plan of another family did on these images.
@@ -83,16 +107,18 @@ class FamilySearch:
                 confidence=self.job.options.confidence,
                 labelled=self.job.dataset.labels is not None,
                 other=other,
+                guess=self._guess(sweep),
             )
             for entry in found.evaluated:
                 self._remember(entry.plan.choices, images, other, entry.probability)
+            self._bolder = []
             if found.chosen is None:
                 return
             choices = found.chosen.plan.choices
-            kept = self._without_slower(choices)
-            slower = [node for node in choices if kept.get(node) != choices[node]]
-            if not slower or self._reversions == _REVERSIONS:
-                self._repair([kept, *(plan.choices for plan in sweep[found.chosen.index + 1 :])], images, other)
+            kept, slower = self._without_slower(choices)
+            if self._reversions == _REVERSIONS or _saved(choices, slower) <= _MUCH * _saved(choices, list(choices)):
+                self._remember(kept, images, other)
+                self._bolder = [plan.choices for plan in sweep[found.chosen.index + 1 :]]
                 return
             # The table was wrong about these: without them, others can be decomposed at the same accuracy.
             self.job.progress.note(
@@ -101,24 +127,34 @@ class FamilySearch:
             self._reversions += 1
             self.family.excluded += slower
 
+    def repair(self, pick: Tried, images: Sequence[ImageSet], other: Evidence | None) -> None:
+        """Judge the plan repaired, and then bolder ones, until one is not acceptable."""
+        if not self.job.options.repair or pick.plan.repair or not any(one.kind for one in pick.choices.values()):
+            return
+        for choices in [pick.choices, *self._bolder[:_BOLDER]]:
+            tried = self._remember(choices, images, other, repaired=True)
+            if tried is None or not tried.is_accepted(self.job.options.confidence):
+                return
+            if tried.judgement.kl <= self.bound_kl:
+                self._repaired.add(to_json(self.plan(choices)))
+
     def plan(self, choices: Choices, *, repaired: bool = False) -> RankPlan:
         """The choices as a rank plan."""
         return self.family.plan(self.job, self.prepared, choices, repaired=repaired)
 
-    def _repair(self, candidates: Sequence[Choices], images: Sequence[ImageSet], other: Evidence | None) -> None:
-        """Judge the repaired plans from the first to the boldest, until one is not acceptable."""
-        first = self._remember(candidates[0], images, other)
-        if not self.job.options.repair or first is None or not any(one.kind for one in candidates[0].values()):
-            return
-        for choices in candidates[: 1 + _BOLDER]:
-            tried = self._remember(choices, images, other, repaired=True)
-            if tried is None or not tried.is_accepted(self.job.options.confidence):
-                return
+    def times(self, plan: RankPlan) -> tuple[LayerTimes, LayerTimes]:
+        """Where the time goes in the family's base and in the plan's model, run in turn."""
+        base, measured = layer_times(self.job, self.prepared, self.family.base, self.judge.build(plan))
+        return base, measured
 
-    def times(self, plan: RankPlan) -> tuple[dict[str, float], dict[str, float]]:
-        """Time of each Conv in the family's base and in the plan's model, run in turn."""
-        dense_ms, result_ms = layer_times(self.job, self.prepared, self.family.base, self.judge.build(plan))
-        return dense_ms, result_ms
+    def _guess(self, sweep: Sequence[Plan]) -> int | None:
+        """The plan of `sweep` that is most likely to be the strongest acceptable one."""
+        wanted = _USUAL * expected_kl(self.job.options.max_drop_pp)
+        return min(range(len(sweep)), key=lambda index: abs(sweep[index].damage - wanted), default=None)
+
+    def _correct(self, choices: Choices) -> None:
+        base, measured = self.times(self.plan(choices))
+        self.family.correct(base, measured, choices)
 
     def _remember(
         self,
@@ -144,19 +180,17 @@ class FamilySearch:
         self.tried[to_json(plan)] = tried
         return tried
 
-    def _without_slower(self, chosen: Choices) -> Choices:
-        """The choices without decompositions that are slower in the whole model."""
-        kept, base = dict(chosen), self.family.base_choices
-        while True:
-            dense_ms, result_ms = self.times(self.plan(kept))
-            slower = [
-                node
-                for node, option in kept.items()
-                if option.kind is not None and result_ms.get(node, 0.0) > _SLOWER * dense_ms.get(node, np.inf)
-            ]
-            if not slower:
-                return kept
-            for node in slower:
-                del kept[node]
-                if node in base:
-                    kept[node] = base[node]
+    def _without_slower(self, chosen: Choices) -> tuple[Choices, list[str]]:
+        """The choices without decompositions that are slower in the whole model, and which those were."""
+        base, measured = self.times(self.plan(chosen))
+        slower = [
+            node
+            for node, option in chosen.items()
+            if option.kind is not None and measured.conv_ms.get(node, 0.0) > _SLOWER * base.conv_ms.get(node, np.inf)
+        ]
+        as_before = {node: option for node, option in self.family.base_choices.items() if node in slower}
+        return {node: option for node, option in chosen.items() if node not in slower} | as_before, slower
+
+
+def _saved(choices: Choices, nodes: Sequence[str]) -> float:
+    return sum(choices[node].saved_ms or 0.0 for node in nodes)

@@ -45,6 +45,10 @@ def select(job: Job, prepared: Prepared, families: Families, judge: Judge) -> Fr
         for search in due:
             search.run(chosen_on, _boldest(searches))
         pick = _best(job, auditor, searches)
+        if pick is not None:
+            # Repair takes as long as judging ten plans, so only what leads is repaired.
+            _search_of(pick, searches).repair(pick, chosen_on, _boldest(searches))
+            pick = _best(job, auditor, searches)
         if pick is None:
             break
         held = judge(pick.plan, held_out)
@@ -56,16 +60,14 @@ def select(job: Job, prepared: Prepared, families: Families, judge: Judge) -> Fr
             f"{pick.title} lost {held.drop_pp:.2f} pp on {len(held.losses)} fresh images: looking for a milder plan"
         )
         # A good deal less, not merely less: what is left of the held-out images is too little to try plan after plan.
-        due = [search for search in searches if search.family is pick.family]
+        due = [_search_of(pick, searches)]
         due[0].bound = _MILDER * pick.damage
         due[0].bound_kl = _MILDER * pick.judgement.kl
         chosen_on.append(held_out.pop(0))
     job.progress.note("no plan that is faster keeps the accuracy asked for" if pick is None else f"chose {pick.title}")
     tried = [one for search in searches for one in search.tried.values()]
     tried += uniform_svd(job, prepared, judge, tried, chosen_on)
-    times: tuple[dict[str, float], dict[str, float]] = ({}, {})
-    if pick is not None:
-        times = next(search for search in searches if search.family is pick.family).times(pick.plan)
+    result_ms = {} if pick is None else _search_of(pick, searches).times(pick.plan)[1].conv_ms
     return Frontier(
         tried=tried,
         timed=auditor.time(tried),
@@ -74,20 +76,14 @@ def select(job: Job, prepared: Prepared, families: Families, judge: Judge) -> Fr
         judge=judge,
         chosen_on=chosen_on,
         held_out=held_out,
-        dense_ms=times[0],
-        result_ms=times[1],
+        result_ms=result_ms,
     )
 
 
 def _best(job: Job, auditor: Auditor, searches: Sequence[FamilySearch]) -> Tried | None:
     """Of the plans that are probably within budget the one that gains most; None where none gains anything."""
     options = job.options
-    accepted = [
-        one
-        for search in searches
-        for one in search.tried.values()
-        if one.judgement.kl <= search.bound_kl and one.is_accepted(options.confidence)
-    ]
+    accepted = [one for search in searches for one in search.acceptable]
     if options.precision == "int8":
         accepted = [one for one in accepted if one.plan.precision == "int8"]
     if options.objective == "latency":
@@ -99,6 +95,10 @@ def _best(job: Job, auditor: Auditor, searches: Sequence[FamilySearch]) -> Tried
         gains = [(one.bytes_saved, one) for one in accepted]
     gain, best = max(gains, key=lambda pair: pair[0], default=(0.0, None))
     return best if gain > 0 else None
+
+
+def _search_of(one: Tried, searches: Sequence[FamilySearch]) -> FamilySearch:
+    return next(search for search in searches if search.family is one.family)
 
 
 def _boldest(searches: Sequence[FamilySearch]) -> Evidence | None:
