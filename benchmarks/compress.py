@@ -5,6 +5,7 @@ onnxruntime and a loop: the same threads for both, every other setting onnxrunti
 spinning pool would steal time from the other model of the pair), a random one of the two first in each round.
 
 Run:  python benchmarks/compress.py MODEL [--data D] [--preprocess P]     (demo, or an ONNX file with its images)
+With --bundle it times one that is there already, and says the command that made it.
 It writes docs/benchmarks/compress-NAME.md and .json.
 """
 
@@ -66,25 +67,31 @@ def main() -> None:
     parser.add_argument("--data")
     parser.add_argument("--calibration-data")
     parser.add_argument("--preprocess")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--precision")
+    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--name", help="of the page, if not the model's")
     parser.add_argument("--output", type=Path, default=Path("docs/benchmarks"))
     arguments = parser.parse_args()
     source = resolve(arguments.model)
-    given = {name: getattr(arguments, name) for name in ("data", "calibration_data", "preprocess")}
-    options = [part for name, value in given.items() if value for part in (f"--{name.replace('_', '-')}", value)]
+    given = {
+        name: getattr(arguments, name) for name in ("data", "calibration_data", "preprocess", "threads", "precision")
+    }
+    options = [part for name, value in given.items() if value for part in (f"--{name.replace('_', '-')}", str(value))]
     with tempfile.TemporaryDirectory() as folder:
-        bundle = Path(folder) / "bundle"
-        command = ["compress", arguments.model, *options, "--output", str(bundle), "--json"]
-        started = time.perf_counter()
-        answer = subprocess.run([sys.executable, "-m", "ranksmith", *command], stdout=subprocess.PIPE, check=True)
-        seconds = time.perf_counter() - started
-        manifest = json.loads(answer.stdout)
+        bundle = arguments.bundle or Path(folder) / "bundle"
+        command = ["compress", arguments.model, *options, "--output", str(bundle)]
+        if arguments.bundle is None:
+            subprocess.run([sys.executable, "-m", "ranksmith", *command], stdout=subprocess.DEVNULL, check=True)
+        manifest = json.loads((bundle / "manifest.json").read_text())
         plain = {
             f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}": paired_ratio(
                 (source.path, bundle / "model.onnx"), batch, threads
             )
             for batch, threads in ((1, 1), (1, 2), (8, 2))
         }
-    write(arguments, source.name, shlex.join(["ranksmith", *command[:-3], "-o", "BUNDLE"]), manifest, plain, seconds)
+    shown = shlex.join(["ranksmith", *command[:-2], "-o", "BUNDLE"])
+    write(arguments, arguments.name or source.name, shown, manifest, plain)
 
 
 def write(
@@ -93,11 +100,12 @@ def write(
     command: str,
     manifest: dict,
     plain: dict[str, tuple[float, float, float]],
-    seconds: float,
 ) -> None:
     accuracy, where = manifest["accuracy"], manifest["machine"]
+    seconds = sum(manifest["stages_s"].values())
     runtime = where["libraries"]["onnxruntime"]
     decomposed = sum(layer["reason"] == "decomposed" for layer in manifest["layers"])
+    integer = sum(layer["precision"] == "int8" for layer in manifest["layers"])
     before, after = manifest["cost_before"]["macs"], manifest["cost_after"]["macs"]
     interval = "{:.2f} to {:.2f}".format(*accuracy["drop_ci95_pp"])
     lines = [
@@ -123,6 +131,7 @@ def write(
         f"| top-1 | {accuracy['baseline']['top1']:.4f} before, {accuracy['result']['top1']:.4f} after |",
         f"| same answer as the original | {accuracy['agreement']:.1%} |",
         f"| Convs decomposed | {decomposed} of {len(manifest['layers'])} |",
+        f"| Convs in int8 | {integer} of {len(manifest['layers'])} |",
         f"| multiply-adds | {before / 1e6:,.0f} M before, {after / 1e6:,.0f} M after (÷ {before / after:.2f}) |",
         f"| time of the whole run | {seconds:.0f} s |",
     ]

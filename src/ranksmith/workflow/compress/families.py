@@ -60,7 +60,8 @@ def set_up(job: Job, prepared: Prepared, statistics: Statistics, builder: Builde
     """
     notes: list[str] = []
     output = class_output(open_session(prepared.folded_bytes, threads=default_threads()))
-    listed = list_options(job, prepared, statistics, builder)
+    with job.clock.stage("errors"):
+        listed = list_options(job, prepared, statistics, builder)
     with job.clock.stage("latency table"):
         dense_ms = layer_times(job, prepared, prepared.folded_bytes)[0].conv_ms
         timed = time_options(job, prepared, listed, dense_ms, "fp32")
@@ -160,7 +161,7 @@ def _ranges(job: Job, prepared: Prepared, builder: Builder) -> tuple[str, dict[s
     found = job.cache.json(key)
     if found is None:
         with job.progress.stage("Finding the ranges of activations"):
-            histograms = builder.histograms(prepared.folded_bytes)
+            histograms = builder.histograms()
         best = best_ranges(
             prepared.folded_bytes, histograms, prepared.calibration, threads=default_threads(), progress=job.progress
         )

@@ -15,6 +15,7 @@ from ranksmith.data.loader import Batch
 from ranksmith.measure import accuracy as measures
 from ranksmith.progress import Advance
 from ranksmith.results import PredictionAudit, RankPlan, Speedup, to_json
+from ranksmith.runtime.machine import machine
 from ranksmith.runtime.session import default_threads, open_session
 from ranksmith.search.allocate import bytes_saved
 from ranksmith.workflow.build import Builder
@@ -50,8 +51,25 @@ class Judge:
             return self._prepared.folded_bytes
         path = self._scratch / hashlib.sha256(_name(plan).encode()).hexdigest()
         if not path.exists():
-            path.write_bytes(self._builder.build(plan)[0])
+            path.write_bytes(self._built(plan))
         return path.read_bytes()
+
+    def _key(self, what: str, plan: RankPlan | None, **more: object) -> str:
+        """Of something about a plan's model; how many bits a weight has in int8 depends on the CPU."""
+        flags = machine().flags if plan is not None and plan.precision == "int8" else None
+        return statistics_key(self._job, self._prepared, what, plan=_name(plan), flags=flags, **more)
+
+    def _built(self, plan: RankPlan) -> bytes:
+        if not plan.repair:
+            return self._builder.build(plan)[0]
+        # Repair needs the images and takes longest, and what was repaired is what was chosen: a second run, perhaps
+        # for another machine, finds it here.
+        cache, key = self._job.cache, self._key("model", plan)
+        stored = cache.arrays(key)
+        if stored is None:
+            stored = {"model": np.frombuffer(self._builder.build(plan)[0], np.uint8)}
+            cache.put_arrays(key, stored)
+        return stored["model"].tobytes()
 
     def answers(self, plan: RankPlan | None, images: Sequence[ImageSet]) -> tuple[Array, Array, Array | None]:
         """Logits of the original and of the plan's model on all of `images`, and the labels."""
@@ -83,7 +101,7 @@ class Judge:
         Accuracy does not depend on the provider that is timed, so the CPU's answers are used.
         """
         job = self._job
-        key = statistics_key(job, self._prepared, "logits", plan=_name(plan), images=images.keys)
+        key = self._key("logits", plan, images=images.keys)
         cached = job.cache.arrays(key)
         if cached is not None:
             images.recall_skipped(cached["skipped"].tolist(), job.progress.warn)

@@ -116,6 +116,7 @@ class FamilySearch:
                 return
             choices = found.chosen.plan.choices
             kept, slower = self._without_slower(choices)
+            self.family.excluded += slower
             if self._reversions == _REVERSIONS or _saved(choices, slower) <= _MUCH * _saved(choices, list(choices)):
                 self._remember(kept, images, other)
                 self._bolder = [plan.choices for plan in sweep[found.chosen.index + 1 :]]
@@ -125,7 +126,6 @@ class FamilySearch:
                 f"{len(slower)} layers were slower in the whole model: allocating again without them"
             )
             self._reversions += 1
-            self.family.excluded += slower
 
     def repair(self, pick: Tried, images: Sequence[ImageSet], other: Evidence | None) -> None:
         """Judge the plan repaired, and then bolder ones, until one is not acceptable."""
