@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -59,6 +59,10 @@ class ImageSet:
                 kept.append(batch)
             yield batch
         self._kept.extend(kept)
+
+    def first(self, count: int) -> ImageSet:
+        """The first `count` of them; what cannot be read is told once for both."""
+        return replace(self, indices=self.indices[:count], _kept=[])
 
     def recall_skipped(self, reasons: Sequence[str], warn: Callable[[str], None]) -> None:
         """Take over what an earlier run, whose result was cached, could not read."""

@@ -96,3 +96,12 @@ def test_keys_are_of_the_content() -> None:
     )
     assert images.keys == turned.keys
     assert len(set(images.keys)) == 2
+
+
+def test_the_first_of_them_are_a_set_of_their_own_that_shares_what_was_skipped(files: Path) -> None:
+    images = ImageSet(open_dataset(files), np.arange(4), PREPROCESS)
+    few = images.first(3)
+    warned: list[str] = []
+    assert [batch.indices.tolist() for batch in few.batches(warned.append)] == [[0, 1]]
+    assert [batch.indices.tolist() for batch in images.batches(warned.append)] == [[0, 1, 3]]
+    assert len(warned) == 1

@@ -23,7 +23,7 @@ __all__ = ["Judgement", "accuracy", "batch_cost", "judge", "paired"]
 Array = NDArray[Any]
 # A pair of short runs costs little; a pair of long ones says more. Milliseconds for one batch size.
 _BUDGET_MS = 12_000
-_MIN_PAIRS, _MAX_PAIRS = 15, 60
+_MIN_PAIRS, _MAX_PAIRS = 11, 60
 _COST_BATCHES = (1, 2, 4, 8)
 
 
@@ -95,10 +95,13 @@ def paired(job: Job, result: bytes, folded: bytes, *, effort: float = 1.0) -> tu
     options = job.options
     models: list[Path | bytes] = [job.source.path, result] if result == folded else [job.source.path, result, folded]
     sessions = [open_session(model, provider=options.provider, threads=options.threads) for model in models]
-    pairs, speedups = [], []
+    pairs: list[LatencyPair] = []
+    speedups: list[Speedup] = []
     with job.progress.stage("Final gate: paired latency", len(options.batches)) as advance:
         for batch in options.batches:
-            runners = session_runners(sessions, random_feeds(sessions[0], batch, options.seed))
+            # What folding alone does is told at the first batch size only.
+            part = sessions[:2] if pairs else sessions
+            runners = session_runners(part, random_feeds(sessions[0], batch, options.seed))
             round_ms = 2 * float(paired_latency(runners, pairs=1, seed=options.seed).sum())
             count = int(np.clip(effort * _BUDGET_MS / round_ms, _MIN_PAIRS, effort * _MAX_PAIRS))
             samples = paired_latency(runners, pairs=count, seed=options.seed)
