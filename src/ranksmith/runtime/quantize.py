@@ -255,7 +255,8 @@ def _unbounded_clips(proto: onnx.ModelProto) -> list[str]:
 
 
 def _restore_float_results(graph: onnx.GraphProto, keep: Collection[str]) -> None:
-    """Take out the pair after a Gemm or MatMul whose result no quantized operator reads."""
+    """Take out the pair after a Gemm or MatMul whose result no quantized operator reads, and what only it read."""
+    idle: set[str] = set()
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
@@ -274,7 +275,11 @@ def _restore_float_results(graph: onnx.GraphProto, keep: Collection[str]) -> Non
         if len(pair) == 2 and not any(reader.op_type in OPERATORS for reader in readers.get(name, [])):
             for following_node in pair:
                 graph.node.remove(following_node)
+                idle.update(following_node.input[1:])
             node.output[0] = name
+    idle -= {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name in idle]:
+        graph.initializer.remove(tensor)
 
 
 def _saturates() -> bool:

@@ -91,6 +91,9 @@ def test_a_gemm_whose_result_nobody_quantizes_gives_float(tmp_path: Path) -> Non
     result = check(mlp(), tmp_path)
     made_by = {node.output[0]: node.op_type for node in result.graph.node}
     assert made_by["logits"] == "Gemm"
+    # onnxruntime warns of each initializer that nothing reads.
+    read = {name for node in result.graph.node for name in node.input}
+    assert {tensor.name for tensor in result.graph.initializer} <= read
     assert node_types(result).count("Gemm") == 2
     assert made_by[result.graph.node[-1].input[0]] == "DequantizeLinear"
 
