@@ -133,7 +133,8 @@ def ours(setting: Setting, bundle: Path, most: int, targets: list[float]) -> lis
         raise SystemExit(f"{bundle} was calibrated on other images than the peers: use its --calibration and --seed")
     plans = {}
     for point in manifest.frontier:
-        if point.plan is not None:
+        # The peer on a bundle's frontier is no plan of ours, and int8 alone is a method of its own.
+        if point.plan is not None and point.family in ("low-rank", "low-rank-int8"):
             plan = from_json((bundle / "frontier" / Path(point.plan).name).read_bytes(), RankPlan)
             plans.setdefault(plan.precision, []).append((point.speedup, point.plan, plan))
     methods = []
