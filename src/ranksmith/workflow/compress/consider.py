@@ -23,7 +23,7 @@ from ranksmith.workflow.compress.statistics import statistics_key
 from ranksmith.workflow.compress.timing import FLOAT, time_chains
 from ranksmith.workflow.statistics import Need, Statistics, needs_of
 
-__all__ = ["list_options", "paying", "time_options"]
+__all__ = ["list_options", "milliseconds", "paying", "time_options"]
 
 # An option must save more than this fraction of its layer's time; below it lies the noise of the table.
 _LEAST_GAIN = 0.03
@@ -147,14 +147,15 @@ def paying(job: Job, options: Mapping[str, list[Option]]) -> Options:
     """
     if job.options.objective == "latency":
         worth, _ = drop_unpaying(options, _LEAST_GAIN)
-        cost: Callable[[Option], float] = _milliseconds
+        cost: Callable[[Option], float] = milliseconds
     else:
         worth = dict(options)
         cost = _macs if job.options.objective == "macs" else _params
     return {node: pareto(listed, cost) for node, listed in worth.items()}
 
 
-def _milliseconds(option: Option) -> float:
+def milliseconds(option: Option) -> float:
+    """Of an option in context; infinite until it is timed."""
     return float("inf") if option.ms is None else option.ms
 
 

@@ -16,7 +16,7 @@ from ranksmith.runtime.session import default_threads, open_session
 from ranksmith.search.candidates import Option, near_pareto
 from ranksmith.search.damage import DamageCurve
 from ranksmith.workflow.build import Builder
-from ranksmith.workflow.compress.consider import Options, list_options, time_options
+from ranksmith.workflow.compress.consider import Options, list_options, milliseconds, time_options
 from ranksmith.workflow.compress.family import Family
 from ranksmith.workflow.compress.job import Job, Prepared
 from ranksmith.workflow.compress.profile import layer_times
@@ -131,7 +131,7 @@ def _worth_timing(job: Job, prepared: Prepared, in_float: Options) -> Options:
     alike = {node: _geometry(prepared, node) for node in in_float}
     names: dict[object, set[str]] = {}
     for node, options in in_float.items():
-        worth = near_pareto(options, _milliseconds, _MARGIN)
+        worth = near_pareto(options, milliseconds, _MARGIN)
         names.setdefault(alike[node], set()).update(option.name for option in worth)
     return {
         node: [option for option in options if option.name in names[alike[node]]] for node, options in in_float.items()
@@ -141,10 +141,6 @@ def _worth_timing(job: Job, prepared: Prepared, in_float: Options) -> Options:
 def _geometry(prepared: Prepared, node: str) -> object:
     layer, context = prepared.layers[node], prepared.contexts[node]
     return layer.weight.shape, layer.strides, layer.group, context.input_hw, context.followers
-
-
-def _milliseconds(option: Option) -> float:
-    return option.ms or 0.0
 
 
 def _others(prepared: Prepared, listed: Mapping[str, list[Option]]) -> list[str]:

@@ -29,7 +29,7 @@ from ranksmith.graph.rounding import round_conv
 from ranksmith.graph.split import between, bottlenecks, split
 from ranksmith.measure.accuracy import as_logits, kl
 from ranksmith.runtime.session import Session, default_threads, open_session
-from ranksmith.search.candidates import Option
+from ranksmith.search.candidates import Option, pareto
 from ranksmith.search.damage import DamageCurve
 from ranksmith.workflow.build import Builder, Chain
 from ranksmith.workflow.compress.job import Job, Prepared
@@ -253,10 +253,7 @@ class _Behind:
 
 def tried_options(options: Sequence[Option]) -> list[Option]:
     """Of the options with the least error for their cost, those nearest to what is to be tried on the answers."""
-    best: list[Option] = []
-    for option in sorted(options, key=lambda option: (option.macs, option.error)):
-        if not best or option.error < best[-1].error:
-            best.append(option)
+    best = pareto(options, lambda option: option.macs)
     if not best:
         return []
     chosen = [min(best, key=lambda option: abs(option.macs / option.dense_macs - left)) for left in _TRIED]
