@@ -8,7 +8,7 @@ X [group, d, P] the layer is y = weight[g] @ X[g] + bias.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,16 +44,17 @@ def stream_columns(x: Array, layer: ConvLayer, *, step: int = 1, start: int = 0)
         return
     depth = layer.in_channels * layer.kernel[0] * layer.kernel[1]
     positions = max(1, min(_BLOCK_BYTES // (depth * x.dtype.itemsize), _BLOCK_POSITIONS))
+    images = max(1, positions * step // (oh * ow))
     rows = min(oh, max(1, positions // ow))
-    images = max(1, positions // (oh * ow)) if step == 1 else 1
     for first in range(0, len(x), images):
         padded = _pad(x[first : first + images], layer)
+        if step > 1:
+            taken = [np.arange((start + first + index) % step, oh * ow, step) for index in range(len(padded))]
+            if any(map(len, taken)):
+                yield _columns_at(padded, layer, ow, taken)
+            continue
         for top in range(0, oh, rows):
-            block = _columns(padded, layer, size, slice(top, min(top + rows, oh)))
-            if step > 1:
-                block = block[:, :, (start + first - top * ow) % step :: step].copy()
-            if block.shape[2]:
-                yield block
+            yield _columns(padded, layer, size, slice(top, min(top + rows, oh)))
 
 
 def convolve(x: Array, layer: ConvLayer) -> Array:
@@ -88,3 +89,19 @@ def _columns(padded: Array, layer: ConvLayer, size: tuple[int, int], rows: slice
             window = padded[:, :, y : y + (height - 1) * sh + 1 : sh, x : x + (width - 1) * sw + 1 : sw]
             block[:, i, j] = window.transpose(1, 0, 2, 3)
     return block.reshape(layer.group, -1, count * height * width)
+
+
+def _columns_at(padded: Array, layer: ConvLayer, width: int, taken: Sequence[NDArray[np.intp]]) -> Array:
+    """Columns at some output positions of each image, numbered by rows of `width`; the others are never made."""
+    (kh, kw), (sh, sw), (dh, dw) = layer.kernel, layer.strides, layer.dilations
+    count, channels, _, across = padded.shape
+    flat = padded.reshape(count, channels, -1)
+    ends = np.cumsum([len(positions) for positions in taken])
+    block = np.empty((channels, kh, kw, ends[-1]), padded.dtype)
+    for image, positions, end in zip(flat, taken, ends, strict=True):
+        y, x = np.divmod(positions, width)
+        corner = y * sh * across + x * sw
+        for i in range(kh):
+            for j in range(kw):
+                block[:, i, j, end - len(positions) : end] = image[:, corner + i * dh * across + j * dw]
+    return block.reshape(layer.group, -1, ends[-1])

@@ -12,11 +12,16 @@ alike at all positions, changes the answer by ½·eᵀF e nats to second order. 
 spend their rank where the answer depends on it. The share of the identity keeps channels that these images did not
 excite. (Compare Singh and Alistarh 2020, "WoodFisher", for the Fisher matrix as a stand-in for the Hessian.)
 
+All positions are taken. Gradients of neighbours are less alike than activations are: on five Convs of ResNet-50, 196
+positions of each of 64 images (of 3136 or 784) moved F by 29 to 44 % of its norm, when 32 images and 32 others differ
+by 15 to 46 %.
+
 The product over one block of positions is made in float32, by half (it is symmetric); sums are float64.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,7 +52,7 @@ class GradientStatistics:
     def __init__(self, channels: int) -> None:
         self.channels = channels
         self.images = 0
-        self._upper = np.zeros((channels, channels))
+        self._upper = np.zeros((channels, channels), order="F")
 
     @property
     def fisher(self) -> Float64:
@@ -63,11 +68,14 @@ class GradientStatistics:
         """
         if g.ndim < 2 or g.shape[1] != self.channels:
             raise ValueError(f"gradient of shape {g.shape} where [N, {self.channels}, H, W] is expected")
-        positions = np.moveaxis(g, 1, -1).reshape(-1, self.channels)
-        product = dsyrk if g.dtype == np.float64 else ssyrk
-        for first in range(0, len(positions), _BLOCK_POSITIONS):
-            # Of a [C, positions] array in Fortran's order, which is what BLAS takes without a copy.
-            block = product(1.0, positions[first : first + _BLOCK_POSITIONS].T)
+        flat = g.reshape(len(g), self.channels, math.prod(g.shape[2:]))
+        product, dtype = (dsyrk, np.float64) if g.dtype == np.float64 else (ssyrk, np.float32)
+        at_once = max(1, _BLOCK_POSITIONS // max(1, flat.shape[2]))
+        for first in range(0, len(flat), at_once):
+            block = np.zeros(self._upper.shape, dtype, order="F")
+            for image in flat[first : first + at_once]:
+                # Image by image BLAS takes gradients as they lie, without a copy.
+                product(1.0, image.T, beta=1.0, c=block, trans=1, overwrite_c=1)
             if not np.isfinite(np.diagonal(block)).all():
                 raise ModelError(
                     "gradients are not finite (NaN or infinity)",
@@ -108,6 +116,6 @@ class GradientStatistics:
     def from_arrays(cls, arrays: Mapping[str, Array]) -> GradientStatistics:
         """The statistics that `to_arrays` wrote."""
         statistics = cls(len(arrays["fisher"]))
-        statistics._upper = np.array(arrays["fisher"], np.float64)
+        statistics._upper = np.array(arrays["fisher"], np.float64, order="F")
         statistics.images = int(arrays["images"])
         return statistics

@@ -9,6 +9,7 @@ stored are read back one layer at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -27,7 +28,7 @@ from ranksmith.graph.query import conv_context, conv_infos, conv_layer
 from ranksmith.lowrank.factor import KINDS, Factorizer
 from ranksmith.lowrank.fisher import GradientStatistics
 from ranksmith.lowrank.spectra import retained_energy
-from ranksmith.lowrank.statistics import InputStatistics, OutputStatistics
+from ranksmith.lowrank.statistics import InputStatistics, OutputStatistics, enough_positions
 from ranksmith.progress import Progress
 from ranksmith.results import Preprocess
 from ranksmith.runtime.session import open_session
@@ -167,6 +168,7 @@ def gather(
     batch: int = 8,
     skipped: list[str] | None = None,
     title: str = "Gathering statistics",
+    thin: bool = False,
 ) -> Statistics:
     """Run the model over `indices` of `dataset` and gather what `needs` asks of each Conv.
 
@@ -174,6 +176,7 @@ def gather(
 
     Args:
         skipped: reasons that the user has been told already; new ones are added.
+        thin: take only `enough_positions` of large maps, which is all that factors need.
 
     Raises:
         DataError: not a single image could be read.
@@ -187,10 +190,14 @@ def gather(
     for node, wanted in needs.items():
         layer = conv_layer(model, node)
         if "output" in wanted:
-            statistics.output[node] = OutputStatistics(layer.out_channels)
+            width = layer.out_channels
+            limit = enough_positions(width, len(indices)) if thin else None
+            statistics.output[node] = OutputStatistics(width, positions_per_image=limit)
             updates.append((contexts[node].output_value, statistics.output[node]))
         if "input" in wanted:
-            statistics.input[node] = InputStatistics(layer)
+            width = math.prod(layer.weight.shape[1:])
+            limit = enough_positions(width, len(indices)) if thin else None
+            statistics.input[node] = InputStatistics(layer, positions_per_image=limit)
             updates.append((contexts[node].input_value, statistics.input[node]))
 
     # A graph input cannot also be an output: what the first Conv sees is the batch itself.
@@ -214,6 +221,8 @@ def gather(
                 target.update(seen[value])
             statistics.images += len(images.indices)
             advance(len(images.indices))
+    for _, target in updates:
+        target.settle()
     if not statistics.images:
         raise DataError(f"not one image of {dataset.name} could be read", hint=statistics.skipped[0])
     return statistics

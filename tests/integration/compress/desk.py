@@ -67,7 +67,7 @@ class Listener(Silent):
 
     @property
     def gathered(self) -> bool:
-        return "Spectra" in self.stages
+        return any(title.startswith("Spectra") for title in self.stages)
 
 
 class Counted(ArrayDataset):

@@ -58,6 +58,17 @@ def test_a_step_takes_evenly_spaced_positions_and_rotates_with_the_image() -> No
     np.testing.assert_array_equal(later, taken[4:])
 
 
+@given(cases())
+@settings(deadline=None, max_examples=30)
+def test_a_step_takes_columns_as_they_are(case: Case) -> None:
+    height, width = case.layer.output_size(*case.x.shape[2:])
+    whole = columns(case.x, case.layer)
+    order = whole.reshape(*whole.shape[:2], len(case.x), height * width)
+    expected = np.concatenate([order[:, :, image, (2 + image) % 3 :: 3] for image in range(len(case.x))], axis=2)
+    found = list(stream_columns(case.x, case.layer, step=3, start=2))
+    np.testing.assert_array_equal(np.concatenate([*found, expected[:, :, :0]], axis=2), expected)
+
+
 def test_an_image_smaller_than_the_kernel_has_no_columns() -> None:
     layer = ConvLayer(np.ones((1, 1, 3, 3), np.float32))
     assert list(stream_columns(np.ones((1, 1, 2, 2), np.float32), layer)) == []

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from ranksmith.convolution import ConvLayer
 from ranksmith.errors import ModelError
 from ranksmith.lowrank.columns import columns, convolve
-from ranksmith.lowrank.statistics import InputStatistics, OutputStatistics
+from ranksmith.lowrank.statistics import InputStatistics, OutputStatistics, enough_positions
 from tests.unit.lowrank.cases import Case, activations, cases, make_layer
 
 
@@ -129,21 +129,24 @@ def test_half_precision_activations_are_summed_in_single() -> None:
 
 
 @pytest.mark.parametrize("need", ["input", "output"])
-def test_a_cap_on_positions_keeps_the_moments_close(need: str) -> None:
+def test_a_part_of_the_positions_keeps_the_moments_close(need: str) -> None:
     rng = np.random.default_rng(3)
     layer, x = make_layer(rng, 3, 3, pads=(1, 1, 1, 1)), activations(rng, 40, 3, (16, 16))
 
     def seen(cap: int | None) -> InputStatistics | OutputStatistics:
         if need == "input":
-            statistics: InputStatistics | OutputStatistics = InputStatistics(layer, max_positions_per_image=cap)
+            statistics: InputStatistics | OutputStatistics = InputStatistics(layer, positions_per_image=cap)
         else:
-            statistics = OutputStatistics(3, max_positions_per_image=cap)
+            statistics = OutputStatistics(3, positions_per_image=cap)
         for start in range(0, 40, 8):
             statistics.update(x[start : start + 8])
         return statistics
 
     full, capped = seen(None), seen(64)
-    assert capped.count == full.count // 4 == 40 * 64
+    # What was passed over counts: its neighbours spoke for it.
+    assert capped.count == full.count == full.taken == 40 * 256
+    # Every third, because every fourth of a width of 16 would always be the same columns.
+    assert capped.taken == sum(len(range(image % 3, 256, 3)) for image in range(40))
     assert np.linalg.norm(capped.covariance - full.covariance) < 0.1 * np.linalg.norm(full.covariance)
 
 
@@ -155,3 +158,57 @@ def test_updating_does_not_change_the_activations() -> None:
     pointwise = ConvLayer(np.ones((2, 6, 1, 1), np.float32))
     InputStatistics(pointwise).update(x)
     np.testing.assert_array_equal(x, before)
+
+
+@pytest.mark.parametrize("need", ["input", "output"])
+def test_merging_and_saving_parts_of_the_positions(need: str) -> None:
+    layer, x = _two_sets()
+    values = x if need == "input" else convolve(x, layer)
+
+    def seen(*parts: slice) -> InputStatistics | OutputStatistics:
+        made = (
+            InputStatistics(layer, positions_per_image=5)
+            if need == "input"
+            else OutputStatistics(4, positions_per_image=5)
+        )
+        for part in parts:
+            made.update(values[part])
+        return made
+
+    # Which positions are taken depends on an image's number, so both parts begin with one of the same phase.
+    whole, merged = seen(slice(0, 7)), seen(slice(0, 5))
+    step = 28 // 5
+    assert whole.taken == sum(len(range(image % step, 28, step)) for image in range(7))
+    merged.merge(seen(slice(5, 7)))
+    assert (merged.count, merged.taken, merged.images) == (whole.count, whole.taken, whole.images) == (196, 40, 7)
+    np.testing.assert_allclose(merged.covariance, whole.covariance, atol=1e-5)
+    arrays = whole.to_arrays()
+    again = InputStatistics.from_arrays(layer, arrays) if need == "input" else OutputStatistics.from_arrays(arrays)
+    assert (again.count, again.taken) == (196, 40)
+    np.testing.assert_array_equal(again.covariance, whole.covariance)
+
+
+def test_few_positions_wait_for_more_and_are_not_lost() -> None:
+    rng = np.random.default_rng(4)
+    layer, x = ConvLayer(np.ones((2, 200, 1, 1), np.float32)), activations(rng, 21, 200, (2, 2))
+    whole, single = InputStatistics(layer), InputStatistics(layer)
+    whole.update(x)
+    for image in x:
+        single.update(image[None])
+    assert single.count == 84
+    # A product of 200 × 200 waits for 50 positions: 13 images of 4 have been added, and 8 images wait.
+    assert single.taken == 52
+    np.testing.assert_allclose(single.covariance, whole.covariance, rtol=1e-4, atol=1e-4)
+    assert single.taken == 84
+    x[20, 5, 1, 1] = np.nan
+    late = InputStatistics(layer)
+    late.update(x[20:])
+    with pytest.raises(ModelError, match="not finite"):
+        late.settle()
+
+
+def test_enough_positions_are_196_of_an_image_or_20_times_the_entries_of_them_all() -> None:
+    assert enough_positions(576, 128) == 196
+    assert enough_positions(4608, 128) == 720
+    assert enough_positions(576, 8) == 1440
+    assert enough_positions(64, 0) == 1280

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -269,3 +270,24 @@ def test_a_layer_s_statistics_do_not_depend_on_its_company(folded: ir.Model) -> 
         alone = gathered(folded, images, {node: BOTH})
         np.testing.assert_array_equal(alone.output[node].covariance, together.output[node].covariance)
         np.testing.assert_array_equal(alone.input[node].covariance, together.input[node].covariance)
+
+
+def test_thin_statistics_are_of_a_part_of_large_maps_and_as_good(tmp_path: Path) -> None:
+    """Of images of 25 × 25 the first block has 625 positions each, of which 196 are asked for: every third."""
+    path = save(network(Net(image=(25, 25))), tmp_path / "model.onnx")
+    folded = load_folded(ModelSource(path=path, name="model"))[0]
+    images = pictures(20, side=25)
+    preprocess = msgspec.structs.replace(PREPROCESS, size=(25, 25))
+    whole, thin = (
+        gathered(folded, images, dict.fromkeys(NODES, BOTH), preprocess=preprocess, thin=thin) for thin in (False, True)
+    )
+    for node in NODES:
+        assert thin.output[node].count == whole.output[node].count == whole.output[node].taken
+        step = 3 if node == "stem" or node.startswith("block0") else 1
+        assert thin.output[node].taken == pytest.approx(whole.output[node].taken / step, abs=20)
+        for part, own in ((thin.output[node], whole.output[node]), (thin.input[node], whole.input[node])):
+            assert np.linalg.norm(part.covariance - own.covariance) < 0.1 * np.linalg.norm(own.covariance)
+    layer = conv_layer(folded, "block0/conv2")
+    for kind in ("output-pca", "input-side", "spatial-vertical"):
+        expected = whole.factorizer("block0/conv2", kind, layer).errors([4, 8])
+        np.testing.assert_allclose(thin.factorizer("block0/conv2", kind, layer).errors([4, 8]), expected, rtol=0.1)

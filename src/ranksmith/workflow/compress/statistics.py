@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -32,41 +32,46 @@ def statistics_key(job: Job, prepared: Prepared, what: str, **more: object) -> s
 
 def gather_statistics(job: Job, prepared: Prepared) -> Statistics:
     """Output covariances and metrics of every candidate, and access to the statistics of their inputs."""
-    statistics = _outputs(job, prepared)
+    statistics = _stored_outputs(job, prepared)
     needing = {node: layer for node, layer in prepared.layers.items() if "input" in needs_of(layer, job.options.kinds)}
     for nodes in passes(needing):
         missing = [node for node in nodes if not job.cache.has_arrays(_input_key(job, prepared, node))]
         if missing:
-            _gather_inputs(job, prepared, missing)
+            # Outputs take little beside inputs, and come along in the first pass.
+            gathered = _gather(job, prepared, missing, outputs=statistics is None)
+            statistics = statistics or gathered
+    if statistics is None:
+        statistics = _gather(job, prepared, [], outputs=True)
     statistics.stored = partial(_read_input, job, prepared)
     if job.options.weighted:
         statistics.fisher |= _fisher(job, prepared)
     return statistics
 
 
-def _outputs(job: Job, prepared: Prepared) -> Statistics:
-    key = statistics_key(job, prepared, "statistics", nodes=prepared.candidates)
-    cached = job.cache.arrays(key)
-    if cached is not None:
-        statistics = Statistics.from_arrays(prepared.layers, cached)
-        prepared.calibration.recall_skipped(statistics.skipped, job.progress.warn)
-        return statistics
-    statistics = _gathered(job, prepared, {node: ["output"] for node in prepared.candidates}, "Spectra")
-    job.cache.put_arrays(key, statistics.to_arrays())
+def _outputs_key(job: Job, prepared: Prepared) -> str:
+    return statistics_key(job, prepared, "statistics", nodes=prepared.candidates)
+
+
+def _stored_outputs(job: Job, prepared: Prepared) -> Statistics | None:
+    cached = job.cache.arrays(_outputs_key(job, prepared))
+    if cached is None:
+        return None
+    statistics = Statistics.from_arrays(prepared.layers, cached)
+    prepared.calibration.recall_skipped(statistics.skipped, job.progress.warn)
     return statistics
 
 
-def _gather_inputs(job: Job, prepared: Prepared, nodes: list[str]) -> None:
-    needs: dict[str, list[Need]] = {node: ["input"] for node in nodes}
-    statistics = _gathered(job, prepared, needs, f"Input statistics of {len(nodes)} layers")
-    for node in nodes:
-        job.cache.put_arrays(_input_key(job, prepared, node), statistics.input.pop(node).to_arrays())
+def _gather(job: Job, prepared: Prepared, nodes: Sequence[str], *, outputs: bool) -> Statistics:
+    """What one pass over the calibration images shows of the inputs of `nodes`, and of every candidate's output.
 
-
-def _gathered(job: Job, prepared: Prepared, needs: Mapping[str, Sequence[Need]], title: str) -> Statistics:
-    """What one pass over the calibration images shows."""
+    Everything is stored; what is returned holds no inputs.
+    """
     images = prepared.calibration
-    return gather(
+    needs: dict[str, list[Need]] = {node: ["output"] for node in prepared.candidates} if outputs else {}
+    for node in nodes:
+        needs.setdefault(node, []).append("input")
+    titles = ["spectra"] * outputs + [f"input statistics of {len(nodes)} layers"] * bool(nodes)
+    statistics = gather(
         prepared.folded,
         needs,
         dataset=images.dataset,
@@ -76,8 +81,14 @@ def _gathered(job: Job, prepared: Prepared, needs: Mapping[str, Sequence[Need]],
         batch=images.batch,
         progress=job.progress,
         skipped=images.skipped,
-        title=title,
+        title=" and ".join(titles).capitalize(),
+        thin=True,
     )
+    for node in nodes:
+        job.cache.put_arrays(_input_key(job, prepared, node), statistics.input.pop(node).to_arrays())
+    if outputs:
+        job.cache.put_arrays(_outputs_key(job, prepared), statistics.to_arrays())
+    return statistics
 
 
 def _input_key(job: Job, prepared: Prepared, node: str) -> str:
@@ -88,7 +99,7 @@ def _read_input(job: Job, prepared: Prepared, node: str) -> InputStatistics:
     arrays = job.cache.arrays(_input_key(job, prepared, node))
     if arrays is None:
         # Somebody emptied the cache while we worked.
-        _gather_inputs(job, prepared, [node])
+        _gather(job, prepared, [node], outputs=False)
         arrays = job.cache.arrays(_input_key(job, prepared, node)) or {}
     return InputStatistics.from_arrays(prepared.layers[node], arrays)
 
