@@ -84,7 +84,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--calibration-data", type=Path)
     parser.add_argument("--preprocess")
-    parser.add_argument("--calibration", type=int, default=100, help="calibration images, as compress's option")
+    parser.add_argument("--calibration", type=int, default=200, help="calibration images, as compress's option")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bundle", type=Path, help="written by `ranksmith compress`; by default it is run first")
     parser.add_argument("--targets", type=float, nargs="+", default=[1.3, 1.5])

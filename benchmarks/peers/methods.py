@@ -20,7 +20,7 @@ from ranksmith.lowrank.cost import pair_macs_ratio
 from ranksmith.lowrank.factor import Factorizer, full_rank
 from ranksmith.lowrank.spectra import rank_for_energy, retained_energy
 from ranksmith.results import Manifest, RankPlan, from_json
-from ranksmith.workflow.cache import key_of
+from ranksmith.workflow.cache import Cache, key_of
 from ranksmith.workflow.decompose import decompose
 from ranksmith.workflow.inputs import image_batch
 from ranksmith.workflow.quantize import quantize_model
@@ -163,6 +163,7 @@ def _planned(setting: Setting, method: str, name: str, plan: RankPlan) -> Candid
             threads=setting.threads,
             seed=setting.seed if plan.seed is None else plan.seed,
             progress=setting.progress,
+            cache=Cache(),
         )
         return io.to_bytes(model)
 

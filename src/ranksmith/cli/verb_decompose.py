@@ -72,6 +72,7 @@ def decompose(
     from ranksmith.files import check_output
     from ranksmith.graph import io
     from ranksmith.runtime.session import default_threads
+    from ranksmith.workflow.cache import Cache
     from ranksmith.workflow.decompose import decompose as apply
     from ranksmith.workflow.inputs import open_inputs
     from ranksmith.workflow.source import resolve
@@ -100,6 +101,7 @@ def decompose(
         threads=threads or default_threads(),
         seed=seed,
         progress=progress,
+        cache=Cache(),
     )
     io.save(result, output, overwrite=overwrite)
     if as_json:

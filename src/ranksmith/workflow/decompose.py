@@ -15,7 +15,8 @@ from ranksmith.lowrank.factor import kind_named
 from ranksmith.lowrank.fisher import GradientStatistics
 from ranksmith.progress import Progress
 from ranksmith.results import PassReport, Preprocess, RankPlan
-from ranksmith.workflow.build import Builder, entries_by_node
+from ranksmith.workflow.build import Builder, chains_key, entries_by_node
+from ranksmith.workflow.cache import Cache
 from ranksmith.workflow.fisher import gather_fisher
 from ranksmith.workflow.images import ImageSet
 from ranksmith.workflow.inputs import image_batch
@@ -43,12 +44,14 @@ def decompose(
     threads: int,
     seed: int,
     progress: Progress,
+    cache: Cache | None = None,
 ) -> tuple[ir.Model, PassReport]:
     """Build the model that `plan` describes.
 
     Args:
         dataset: images to calibrate on; needed where the plan uses a data-aware kind.
         calibration: how many of them to use, chosen by `seed` and content as `compress` does.
+        cache: where `compress` may have left the factors.
 
     Raises:
         NodeNotFoundError: the plan names a node that the model does not have.
@@ -66,6 +69,7 @@ def decompose(
     needs: dict[str, list[Need]] = {node: [need] for node, kind in kinds.items() if (need := kind_named(kind).needs)}
     statistics = Statistics()
     images: ImageSet | None = None
+    key = ""
     if needs or plan.precision == "int8" or plan.repair:
         if dataset is None or preprocess is None:
             otherwise = "an int8 plan" if plan.precision == "int8" else "a repaired plan"
@@ -74,20 +78,35 @@ def decompose(
         seed = plan.seed if plan.seed is not None else seed
         chosen = split(dataset, calibration=plan.calibration or calibration, seed=seed, calibration_only=True)
         images = ImageSet(dataset, chosen.calibration, preprocess, image_batch(model, source.path))
-        statistics = gather(
+        key = chains_key(io.sha256(source.path), chosen.calibration_sha256, preprocess, seed)
+    builder = Builder(
+        model,
+        statistics,
+        images=images.batches if images else None,
+        threads=threads,
+        seed=seed,
+        # The factors that `compress` leaves there are of the folded model.
+        cache=cache if key and fold else None,
+        key=key,
+    )
+    missing = {node: needs[node] for node in builder.missing(plan) if node in needs}
+    if images and missing:
+        found = gather(
             model,
-            needs,
-            dataset=dataset,
+            missing,
+            dataset=images.dataset,
             indices=images.indices,
-            preprocess=preprocess,
+            preprocess=images.preprocess,
             threads=threads,
             progress=progress,
             batch=images.batch,
             skipped=images.skipped,
+            thin=True,
         )
+        statistics.output |= found.output
+        statistics.input |= found.input
         if plan.weighted:
             statistics.fisher |= _fisher(model, images, threads=threads, seed=seed, progress=progress)
-    builder = Builder(model, statistics, images=images.batches if images else None, threads=threads, seed=seed)
     content, changes = builder.build(plan)
     changed = folded.changed + changes
     return io.from_bytes(content), PassReport(name="decompose", changed=changed, skipped=folded.skipped)

@@ -19,8 +19,10 @@ from ranksmith.graph.io import to_bytes
 from ranksmith.lowrank.factor import KINDS
 from ranksmith.progress import Silent
 from ranksmith.results import PassReport, PlanEntry, RankPlan
+from ranksmith.workflow.cache import Cache
 from ranksmith.workflow.decompose import decompose
 from ranksmith.workflow.source import ModelSource
+from tests.integration.compress.desk import Listener
 from tests.models import GraphBuilder, node_types, run, save
 from tests.unit.workflow.scene import PREPROCESS, Net, inputs_of, network, pictures
 
@@ -282,3 +284,20 @@ def test_half_precision_weights_stay_half_precision(tmp_path: Path) -> None:
     for value in model.graph.initializers.values():
         assert value.const_value is not None
         assert value.const_value.dtype == ir.DataType.FLOAT16
+
+
+def test_factors_made_before_are_taken_from_the_cache(tmp_path: Path) -> None:
+    source, cache = source_of(tmp_path), Cache(tmp_path / "cache")
+    plan = plan_of(("block1/conv1", "input-side", 8), ("block1/conv2", "output-pca", 8))
+    first, again, bolder, unfolded = Listener(), Listener(), Listener(), Listener()
+    alone = decomposed(source, plan)[0]
+    assert decomposed(source, plan, cache=cache, progress=first)[0] == alone
+    assert decomposed(source, plan, cache=cache, progress=again)[0] == alone
+    assert first.stages == ["Gathering statistics"]
+    assert again.stages == []
+    # One factor is new, and those of the unfolded model are others.
+    more = plan_of(("block1/conv1", "input-side", 8), ("block1/conv2", "output-pca", 4))
+    assert decomposed(source, more, cache=cache, progress=bolder)[0] == decomposed(source, more)[0]
+    assert bolder.stages == ["Gathering statistics"]
+    decomposed(source, plan, cache=cache, progress=unfolded, fold=False)
+    assert unfolded.stages == ["Gathering statistics"]
