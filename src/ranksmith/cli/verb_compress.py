@@ -52,6 +52,17 @@ def compress(
     max_drop: Annotated[
         float, typer.Option("--max-drop", metavar="PP", min=0.0, help="Percentage points of top-1 that may be lost.")
     ] = 1.0,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(
+            "--min-agreement",
+            metavar="PERCENT",
+            min=0.0,
+            max=100.0,
+            help="Of the answers, how many must stay the original's. Default: 100 − 3 × --max-drop.",
+            show_default=False,
+        ),
+    ] = None,
     objective: Annotated[
         Literal["latency", "macs", "bytes"],
         typer.Option("--objective", metavar="latency|macs|bytes", help="What to save."),
@@ -75,10 +86,10 @@ def compress(
             metavar="P",
             min=0.0,
             max=0.999,
-            help="How probable it must be, on the images that are chosen on, that no more is lost.",
+            help="How probable it must be, on the images that are chosen on, that these two are kept.",
         ),
     ] = 0.8,
-    calibration: CalibrationOption = 128,
+    calibration: CalibrationOption = 200,
     batch: BatchesOption = "1,8",
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
@@ -124,6 +135,7 @@ def compress(
         CompressOptions(
             output=output,
             max_drop_pp=max_drop,
+            min_agreement=None if min_agreement is None else min_agreement / 100.0,
             objective=objective,
             precision=precision,
             kinds=tuple(kind_named(name.strip()).name for name in kinds.split(",")),

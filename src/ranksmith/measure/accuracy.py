@@ -132,24 +132,33 @@ def top_k_hits(answers: Logits, labels: NDArray[np.int64], k: int) -> NDArray[np
     return hits
 
 
-def score(answers: Logits, labels: NDArray[np.int64] | None, seed: int) -> Score:
-    """Top-1 with its interval, and top-5; all None without labels."""
+def score(answers: Logits, labels: NDArray[np.int64] | None, seed: int, *, looks: int = 1) -> Score:
+    """Top-1 with its interval, and top-5; all None without labels.
+
+    Args:
+        looks: as for `mean_ci95`.
+    """
     if labels is None:
         return Score(top1=None, top1_ci95=None, top5=None)
     top1, top5 = top_k_hits(answers, labels, 1), top_k_hits(answers, labels, 5)
-    return Score(top1=float(top1.mean()), top1_ci95=mean_ci95(top1, seed), top5=float(top5.mean()))
+    return Score(top1=float(top1.mean()), top1_ci95=mean_ci95(top1, seed, looks=looks), top5=float(top5.mean()))
 
 
-def drop_pp(base: Logits, new: Logits, labels: NDArray[np.int64] | None, seed: int) -> tuple[float, Interval]:
+def drop_pp(
+    base: Logits, new: Logits, labels: NDArray[np.int64] | None, seed: int, *, looks: int = 1
+) -> tuple[float, Interval]:
     """Percentage points of top-1 lost from `base` to `new` on the same images, with a paired interval.
 
     Without labels, the percentage points of agreement lost: `base` is then right by definition.
+
+    Args:
+        looks: as for `mean_ci95`.
     """
     truth = base.argmax(axis=1) if labels is None else labels
     before = top_k_hits(base, truth, 1).astype(np.float64)
     after = top_k_hits(new, truth, 1).astype(np.float64)
     lost = 100.0 * (before - after)
-    return float(lost.mean()), mean_ci95(lost, seed)
+    return float(lost.mean()), mean_ci95(lost, seed, looks=looks)
 
 
 def agreement(a: Logits, b: Logits) -> float:

@@ -30,7 +30,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
-    """Measured on images that took no part in calibration, search or choice."""
+    """Measured on images that took no part in calibration or search."""
 
     images: int
     labelled: bool
@@ -45,7 +45,9 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
     kl: float
     note: str | None = None
     probability_within: float | None = None
-    """That the true drop is within --max-drop."""
+    """That the true drop is within --max-drop, and the agreement not below --min-agreement."""
+    choices_judged: int = 1
+    """On these images, until one held; this one is the last, and the intervals allow for all."""
 
 
 class LatencyPair(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,6 +148,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str] = []
     files: list[FileInfo] = []
     """Every other file of the bundle but the report, by its path inside it; filled in when it is written."""
+    min_agreement: float | None = None
+    """The least share of answers, 0 to 1, that had to stay the original's."""
     asked_precision: str = "auto"
     prediction: PredictionAudit | None = None
     providers: list[ProviderLatency] = []

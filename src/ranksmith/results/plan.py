@@ -140,4 +140,4 @@ class FrontierPoint(msgspec.Struct, frozen=True, kw_only=True):
     """Latency of the whole model from the latency table."""
     measured_ms: float | None = None
     probability: float | None = None
-    """That its true drop is within --max-drop, from the selection images."""
+    """That it is truly within --max-drop and --min-agreement, from the selection images."""

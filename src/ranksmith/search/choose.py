@@ -1,6 +1,6 @@
 """The fastest plan that keeps the accuracy promise, from few evaluations and few images.
 
-A plan is acceptable when the probability that its true drop is within the budget (`evidence`) reaches the confidence
+A plan is acceptable when the probability that it is truly within the budget (`evidence`) reaches the confidence
 asked for. Damage grows along the sweep, so acceptability falls, up to noise: bisection finds the strongest
 acceptable plan of N in ⌈log₂(N + 1)⌉ evaluations, 5 for 24 plans. With a guess of where it lies the search gallops
 from there first (Bentley and Yao 1976): one that is off by d plans costs about 2·log₂(d) evaluations, so a good guess
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from ranksmith.search.evidence import Evidence, boldest, probability_within
+from ranksmith.search.evidence import Budget, Evidence, boldest
 
 __all__ = ["Choice", "Evaluated", "PlanScore", "choose"]
 
@@ -34,7 +34,7 @@ class Evaluated(Generic[PlanT, ScoreT]):
 
     Attributes:
         index: its place in the sweep.
-        probability: that its true drop is within the budget.
+        probability: that it is truly within the budget.
         accepted: whether that is enough.
     """
 
@@ -62,9 +62,8 @@ def choose(
     points: Sequence[PlanT],
     evaluate: Callable[[PlanT], ScoreT],
     *,
-    max_drop_pp: float,
+    budget: Budget,
     confidence: float = 0.8,
-    labelled: bool = True,
     other: Evidence | None = None,
     guess: int | None = None,
 ) -> Choice[PlanT, ScoreT]:
@@ -73,9 +72,8 @@ def choose(
     Args:
         points: plans, mild to strong.
         evaluate: builds and scores one; without a guess called at most ⌈log₂(len(points) + 1)⌉ times.
-        max_drop_pp: percentage points that may be lost.
-        confidence: how probable it must be that no more are.
-        labelled: False where losses count disagreements, which no image can make good.
+        budget: what may be lost.
+        confidence: how probable it must be that no more is.
         other: what a plan of an earlier sweep did on the same images: how readily this model's answers flip.
         guess: the index of the plan that is expected to be it; None: the one in the middle.
     """
@@ -93,7 +91,7 @@ def choose(
         score = evaluate(points[middle])
         known = [entry.score.evidence for entry in evaluated] + ([other] if other else [])
         stronger = boldest(known)
-        probability = probability_within(score.evidence, max_drop_pp, labelled=labelled, other=stronger)
+        probability = budget.probability(score.evidence, stronger)
         accepted = probability >= confidence
         evaluated.append(Evaluated(middle, points[middle], score, probability, accepted))
         mildest, strongest = (middle + 1, strongest) if accepted else (mildest, middle)

@@ -24,18 +24,21 @@ flips of eleven ResNet-50 plans on 300 images 0.65, of a bolder one 0.86. Withou
 more than it loses on a few hundred images looks like an improvement.
 
 Without labels an image can only disagree: the drop is q.
+
+**Agreement.** That at most a share of the answers changes, whether or not they were right, is judged in the same way:
+the images that disagree stand in for the flips.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import betainc, betaincinv
 
-__all__ = ["Evidence", "boldest", "expected_kl", "flip_prior", "probability_within"]
+__all__ = ["Budget", "Evidence", "boldest", "expected_kl", "flip_prior", "probability_within"]
 
 _LOST_PRIOR, _GAINED_PRIOR = 26.0, 14.0
 _RATE, _RATE_FLIPS = 0.22, 8.0
@@ -54,22 +57,68 @@ class Evidence:
             disagreements).
         images: how many there were.
         kl: mean divergence of the answers, in nats.
+        changed: images of which the two models' best classes differ.
     """
 
     lost: int
     gained: int
     images: int
     kl: float
+    changed: int = 0
 
     @classmethod
-    def of(cls, losses: ArrayLike, kl: float) -> Evidence:
+    def of(cls, losses: ArrayLike, kl: float, changed: int = 0) -> Evidence:
         """From the losses per image: 1, 0 or −1."""
         values = np.asarray(losses)
-        return cls(int(np.sum(values > 0)), int(np.sum(values < 0)), values.size, kl)
+        return cls(int(np.sum(values > 0)), int(np.sum(values < 0)), values.size, kl, changed)
 
     @property
     def flips(self) -> int:
         return self.lost + self.gained
+
+    def nearer(self, share: float) -> Evidence:
+        """What is to be expected at this share, 0 to 1, of the divergence: flips go with its root, as in the prior."""
+        root = np.sqrt(share)
+        lost, gained, changed = (round(root * count) for count in (self.lost, self.gained, self.changed))
+        return replace(self, lost=lost, gained=gained, changed=changed, kl=share * self.kl)
+
+    @property
+    def of_changes(self) -> Evidence:
+        """The same without the labels: every changed answer is lost."""
+        return replace(self, lost=self.changed, gained=0)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a plan may lose.
+
+    Attributes:
+        max_drop_pp: percentage points of top-1, not negative (without labels: of agreement).
+        min_agreement: the least share of answers, 0 to 1, that stay the original's; without labels `max_drop_pp` says
+            it.
+        labelled: whether the images have labels.
+    """
+
+    max_drop_pp: float
+    min_agreement: float = 0.0
+    labelled: bool = True
+
+    def probability(self, evidence: Evidence, other: Evidence | None = None) -> float:
+        """That a plan is truly within it: of the drop and of the agreement, which go together, the less probable.
+
+        Args:
+            other: as for `flip_prior`.
+        """
+        within = probability_within(evidence, self.max_drop_pp, labelled=self.labelled, other=other)
+        if not self.labelled or self.min_agreement <= 0:
+            return within
+        agrees = probability_within(
+            evidence.of_changes,
+            100.0 * (1.0 - self.min_agreement),
+            labelled=False,
+            other=other.of_changes if other else None,
+        )
+        return min(within, agrees)
 
 
 def boldest(known: Iterable[Evidence]) -> Evidence | None:

@@ -111,9 +111,9 @@ class TestData:
         assert small_data.labels is not None
         desk.data = ArrayDataset("few", small_data.images[:7], small_data.labels[:7])
         manifest = desk.compress()
-        assert (manifest.data.calibration, manifest.data.selection, manifest.data.holdout) == (3, 2, 2)
+        assert (manifest.data.calibration, manifest.data.selection, manifest.data.holdout) == (3, 1, 3)
         assert any("calibrating on 3 images" in warning for warning in manifest.warnings)
-        assert any("judged on 2 images only" in warning for warning in manifest.warnings)
+        assert any("judged on 3 images only" in warning for warning in manifest.warnings)
         assert desk.listener.warnings == manifest.warnings
 
     @pytest.mark.parametrize("count", [1, 8, 32])

@@ -70,3 +70,14 @@ def test_what_is_no_set_of_pairs_is_refused(reference: list[float], candidate: l
 def test_the_mean_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="no values"):
         mean_ci95([], 0)
+
+
+def test_several_looks_widen_the_interval_so_that_all_hold_together() -> None:
+    rng = np.random.default_rng(6)
+    together = 0
+    for trial in range(200):
+        intervals = [mean_ci95(rng.normal(0.0, 1.0, 100), trial, looks=4) for _ in range(4)]
+        together += all(low <= 0.0 <= high for low, high in intervals)
+    assert 178 <= together <= 200
+    once, again = (mean_ci95(np.arange(50.0), 0, looks=looks) for looks in (1, 4))
+    assert again[0] < once[0] < once[1] < again[1]

@@ -111,6 +111,17 @@ def test_a_loss_beyond_what_was_asked_for_is_not_put_down_to_chance() -> None:
     assert "cannot pin down" not in text
 
 
+def test_it_says_how_many_choices_the_held_out_images_judged() -> None:
+    manifest = light(manifests.faster())
+    once = Page(render(manifest)).text
+    assert "took no part in calibration or search, nor in the choice." in once
+    assert "choices were judged" not in once
+    again = msgspec.structs.replace(manifest.accuracy, choices_judged=2)
+    text = Page(render(msgspec.structs.replace(manifest, accuracy=again))).text
+    assert "2 choices were judged on these images" in text
+    assert "nor in the choice" not in text
+
+
 def test_a_latency_of_other_batches_is_told_as_such() -> None:
     manifest = light(manifests.faster())
     text = Page(render(msgspec.structs.replace(manifest, latency=manifest.latency[1:]))).text

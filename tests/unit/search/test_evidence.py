@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranksmith.search.evidence import Evidence, expected_kl, flip_prior, probability_within
+from ranksmith.search.evidence import Budget, Evidence, expected_kl, flip_prior, probability_within
 
 COUNTS = st.integers(0, 20)
 KLS = st.floats(0, 0.5)
@@ -131,3 +131,34 @@ def test_the_expected_divergence_is_one_of_which_half_the_models_are_within_budg
     for budget, kl in zip((0.5, 1.0, 2.0), found, strict=True):
         assert 0.35 < probability_within(Evidence(0, 0, 0, kl), budget) < 0.65
     assert expected_kl(0.0) == 0.0
+
+
+def test_a_budget_asks_for_agreement_as_well() -> None:
+    """Six answers of 200 changed, of which none was right before or after."""
+    changed = Evidence(0, 0, 200, 0.01, changed=6)
+    drop_only, both = Budget(1.0).probability(changed), Budget(1.0, 0.97).probability(changed)
+    assert drop_only > 0.8
+    assert both < drop_only - 0.05
+    assert both == pytest.approx(probability_within(changed.of_changes, 3.0, labelled=False))
+    assert Budget(1.0, 0.9).probability(changed) == drop_only
+    # Less agreement may be asked for than the drop alone leaves.
+    lossy = replace(changed, lost=8, changed=8)
+    assert Budget(1.0, 0.9).probability(lossy) == Budget(1.0).probability(lossy)
+
+
+def test_without_labels_the_drop_is_the_agreement() -> None:
+    evidence = Evidence(4, 0, 200, 0.01, changed=4)
+    assert Budget(2.0, 0.999, labelled=False).probability(evidence) == Budget(2.0, labelled=False).probability(evidence)
+
+
+def test_how_readily_answers_change_is_learnt_from_the_other_plan() -> None:
+    evidence = Evidence(0, 0, 100, 0.02)
+    steady, jumpy = (Evidence(0, 0, 300, 0.05, changed=changed) for changed in (2, 60))
+    within = [Budget(5.0, 0.97).probability(evidence, other) for other in (steady, jumpy)]
+    assert within[0] > within[1] + 0.1
+
+
+def test_what_is_expected_nearer_to_the_original() -> None:
+    evidence = Evidence(8, 4, 200, 0.04, changed=16)
+    assert evidence.nearer(0.25) == Evidence(4, 2, 200, 0.01, changed=8)
+    assert evidence.nearer(1.0) == evidence

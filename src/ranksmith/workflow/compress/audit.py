@@ -20,7 +20,7 @@ __all__ = ["Auditor"]
 
 # Plans that are timed together, beside the original and their family's own base.
 _AT_ONCE = 4
-_ROUNDS = 15
+_ROUNDS = 9
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from ranksmith.workflow.compress.job import Job
 
 __all__ = ["elsewhere"]
 
-_ROUNDS = 15
+_ROUNDS = 9
 
 
 def elsewhere(job: Job, result: bytes, precision: Precision) -> list[ProviderLatency]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,7 @@ class Judge:
         self._prepared = prepared
         self._builder = builder
         self._scratch = scratch
-        self._answers: dict[tuple[str, int], Array] = {}
-        self._labels: dict[int, Array | None] = {}
+        self._answers: dict[tuple[str, int], tuple[Array, Array | None]] = {}
 
     def build(self, plan: RankPlan | None) -> bytes:
         """The model of a plan (None: the folded original); built once, as it may take half a minute."""
@@ -71,29 +70,22 @@ class Judge:
             cache.put_arrays(key, stored)
         return stored["model"].tobytes()
 
-    def answers(self, plan: RankPlan | None, images: Sequence[ImageSet]) -> tuple[Array, Array, Array | None]:
-        """Logits of the original and of the plan's model on all of `images`, and the labels."""
-        name = _name(plan)
-        self._run(plan, images)
-        self._run(None, images)
-        baseline = np.concatenate([self._answers[_name(None), id(part)] for part in images])
-        result = np.concatenate([self._answers[name, id(part)] for part in images])
-        labels = [found for part in images if (found := self._labels[id(part)]) is not None]
-        return baseline, result, np.concatenate(labels) if labels else None
+    def answers(self, plan: RankPlan | None, images: ImageSet) -> tuple[Array, Array, Array | None]:
+        """Logits of the original and of the plan's model on `images`, and the labels."""
+        result, labels = self._run(plan, images)
+        return self._run(None, images)[0], result, labels
 
-    def __call__(self, plan: RankPlan | None, images: Sequence[ImageSet]) -> Judgement:
-        """How the plan does on all of `images`."""
+    def __call__(self, plan: RankPlan | None, images: ImageSet) -> Judgement:
+        """How the plan does on `images`."""
         return judge(*self.answers(plan, images))
 
-    def _run(self, plan: RankPlan | None, images: Sequence[ImageSet]) -> None:
-        name = _name(plan)
-        missing = [part for part in images if (name, id(part)) not in self._answers]
-        if not missing:
-            return
-        title = f"Judging {_title(plan)} on {missing[0].role} images"
-        with self._job.progress.stage(title, sum(len(part) for part in missing)) as advance:
-            for part in missing:
-                self._answers[name, id(part)], self._labels[id(part)] = self._logits(plan, part, advance)
+    def _run(self, plan: RankPlan | None, images: ImageSet) -> tuple[Array, Array | None]:
+        key = _name(plan), id(images)
+        if key not in self._answers:
+            title = f"Judging {_title(plan)} on {images.role} images"
+            with self._job.progress.stage(title, len(images)) as advance:
+                self._answers[key] = self._logits(plan, images, advance)
+        return self._answers[key]
 
     def _logits(self, plan: RankPlan | None, images: ImageSet, advance: Advance) -> tuple[Array, Array | None]:
         """Logits [N, classes], and the labels of those that could be read.
@@ -142,7 +134,7 @@ class Tried:
     Attributes:
         family: what it belongs to; None for peers that are only shown.
         choices: by node; empty for peers.
-        probability: that its true drop is within the budget; None for peers.
+        probability: that it is truly within the budget; None for peers.
         damage: estimated, in nats.
         peer_saved: multiply-adds for one image and parameters that a peer saves, which has no choices.
     """
@@ -161,7 +153,7 @@ class Tried:
         return _title(self.plan)
 
     def is_accepted(self, confidence: float) -> bool:
-        """Whether it is probable enough that its drop is within the budget."""
+        """Whether it is probable enough that it is within the budget."""
         return self.probability is not None and self.probability >= confidence
 
     @property
@@ -202,8 +194,7 @@ class Frontier:
     Attributes:
         timed: their latencies, in the same order.
         prediction: how far the latency table was off.
-        chosen_on: the images that decided.
-        held_out: the images that took part in nothing.
+        looks: how many choices were judged on the held-out images.
         result_ms: time of each Conv in the chosen plan's model; empty where the provider cannot tell.
     """
 
@@ -212,6 +203,5 @@ class Frontier:
     prediction: PredictionAudit | None
     chosen: Tried | None
     judge: Judge
-    chosen_on: list[ImageSet]
-    held_out: list[ImageSet]
+    looks: int
     result_ms: dict[str, float]

@@ -15,14 +15,14 @@ from ranksmith.measure.bootstrap import mean_ci95, paired_ratio_ci95
 from ranksmith.measure.latency import paired_latency, random_feeds, session_runners
 from ranksmith.results import Accuracy, BatchCost, LatencyPair, Speedup
 from ranksmith.runtime.session import fixed_batch, open_session
-from ranksmith.search.evidence import Evidence, probability_within
+from ranksmith.search.evidence import Budget, Evidence
 from ranksmith.workflow.compress.job import Job
 
 __all__ = ["Judgement", "accuracy", "batch_cost", "judge", "paired"]
 
 Array = NDArray[Any]
 # A pair of short runs costs little; a pair of long ones says more. Milliseconds for one batch size.
-_BUDGET_MS = 12_000
+_BUDGET_MS = 8_000
 _MIN_PAIRS, _MAX_PAIRS = 11, 60
 _COST_BATCHES = (1, 2, 4, 8)
 
@@ -47,7 +47,7 @@ class Judgement:
     @property
     def evidence(self) -> Evidence:
         """What this says about the true drop."""
-        return Evidence.of(self.losses, self.kl)
+        return Evidence.of(self.losses, self.kl, round((1.0 - self.agreement) * len(self.losses)))
 
 
 def judge(baseline: Array, result: Array, labels: Array | None) -> Judgement:
@@ -63,26 +63,35 @@ def judge(baseline: Array, result: Array, labels: Array | None) -> Judgement:
 
 
 def accuracy(
-    baseline: Array, result: Array, labels: Array | None, *, seed: int, max_drop_pp: float, other: Evidence | None
+    baseline: Array,
+    result: Array,
+    labels: Array | None,
+    *,
+    seed: int,
+    budget: Budget,
+    other: Evidence | None,
+    looks: int = 1,
 ) -> Accuracy:
     """What the manifest says about accuracy, with bootstrap intervals.
 
     Args:
         other: a bolder plan on other images, from which it is learnt how readily this model's answers flip.
+        looks: how many choices were judged on these images, this one last.
     """
     evidence = judge(baseline, result, labels).evidence
-    drop, interval = measures.drop_pp(baseline, result, labels, seed)
+    drop, interval = measures.drop_pp(baseline, result, labels, seed, looks=looks)
     return Accuracy(
         images=len(baseline),
         labelled=labels is not None,
         baseline=measures.score(baseline, labels, seed),
-        result=measures.score(result, labels, seed),
+        result=measures.score(result, labels, seed, looks=looks),
         drop_pp=drop,
         drop_ci95_pp=interval,
         agreement=measures.agreement(baseline, result),
-        agreement_ci95=mean_ci95(baseline.argmax(1) == result.argmax(1), seed),
+        agreement_ci95=mean_ci95(baseline.argmax(1) == result.argmax(1), seed, looks=looks),
         kl=evidence.kl,
-        probability_within=probability_within(evidence, max_drop_pp, labelled=labels is not None, other=other),
+        probability_within=budget.probability(evidence, other),
+        choices_judged=looks,
     )
 
 

@@ -89,8 +89,9 @@ def make_manifest(
         asked_precision=options.precision,
         objective=options.objective,
         max_drop_pp=options.max_drop_pp,
+        min_agreement=options.least_agreement,
         seed=options.seed,
-        data=_data_use(job, prepared, frontier),
+        data=_data_use(job, prepared),
         accuracy=result.accuracy,
         latency=result.latency,
         cost_before=before,
@@ -179,19 +180,19 @@ def _family(tried: Tried) -> Family:
     return "int8"
 
 
-def _data_use(job: Job, prepared: Prepared, frontier: Frontier) -> DataUse:
+def _data_use(job: Job, prepared: Prepared) -> DataUse:
     return DataUse(
         name=job.dataset.name,
         calibration=len(prepared.calibration),
         calibration_sha256=prepared.calibration_sha256,
-        selection=sum(len(images) for images in frontier.chosen_on),
-        holdout=sum(len(images) for images in frontier.held_out),
+        selection=len(prepared.selection),
+        holdout=len(prepared.holdout),
         skipped=len(_skipped(prepared)),
     )
 
 
 def _skipped(prepared: Prepared) -> list[str]:
-    sets = (prepared.calibration, prepared.selection, *prepared.holdout)
+    sets = (prepared.calibration, prepared.selection, prepared.holdout)
     return sorted({reason for images in sets for reason in images.skipped})
 
 

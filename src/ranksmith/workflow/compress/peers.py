@@ -20,9 +20,7 @@ _KIND = "weight-svd"
 _FRACTIONS = np.linspace(0.95, 0.1, 18)
 
 
-def uniform_svd(
-    job: Job, prepared: Prepared, judge: Judge, tried: Sequence[Tried], images: Sequence[ImageSet]
-) -> list[Tried]:
+def uniform_svd(job: Job, prepared: Prepared, judge: Judge, tried: Sequence[Tried], images: ImageSet) -> list[Tried]:
     """Weight SVD of all Convs, at the fraction that saves as many multiply-adds as the strongest float plan accepted.
 
     Its ranks fill whole channel blocks, as ours do, so that only the choice of ranks and factors differs. None where

@@ -19,8 +19,6 @@ __all__ = ["prepare"]
 
 # Folding is exact up to rounding; the usual difference is near 4e-6 of the largest output.
 _FOLD_TOLERANCE = 1e-4
-# How often a choice that does not hold on the held-out images can be made again.
-_HOLDOUT_PARTS = 4
 
 
 def prepare(job: Job) -> Prepared:
@@ -58,11 +56,7 @@ def prepare(job: Job) -> Prepared:
         calibration=ImageSet(own or job.dataset, taken.calibration, job.preprocess, batch),
         calibration_sha256=taken.calibration_sha256,
         selection=ImageSet(job.dataset, chosen.selection[: options.selection], job.preprocess, batch, "selection"),
-        holdout=tuple(
-            ImageSet(job.dataset, part, job.preprocess, batch, "held-out")
-            for part in np.array_split(chosen.holdout[: options.holdout], _HOLDOUT_PARTS)
-            if len(part)
-        ),
+        holdout=ImageSet(job.dataset, chosen.holdout[: options.holdout], job.preprocess, batch, "held-out"),
         warnings=warnings,
     )
     _certify(job, prepared)

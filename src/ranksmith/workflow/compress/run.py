@@ -12,7 +12,7 @@ from ranksmith.progress import Progress
 from ranksmith.results import LatencyPair, Manifest, RankPlan, Speedup
 from ranksmith.runtime.session import default_threads, open_session
 from ranksmith.search.evidence import boldest
-from ranksmith.workflow.build import Builder
+from ranksmith.workflow.build import Builder, chains_key
 from ranksmith.workflow.cache import Cache
 from ranksmith.workflow.compress import gate
 from ranksmith.workflow.compress.elsewhere import elsewhere
@@ -22,7 +22,7 @@ from ranksmith.workflow.compress.job import CompressOptions, Job, Prepared
 from ranksmith.workflow.compress.manifest import Result, make_manifest
 from ranksmith.workflow.compress.prepare import prepare
 from ranksmith.workflow.compress.selection import select
-from ranksmith.workflow.compress.statistics import gather_statistics, statistics_key
+from ranksmith.workflow.compress.statistics import gather_statistics
 from ranksmith.workflow.compress.write import write_bundle
 from ranksmith.workflow.inputs import Inputs
 from ranksmith.workflow.source import ModelSource
@@ -45,7 +45,8 @@ def compress(
 
     Raises:
         UsageError: options that contradict each other.
-        GateError: the chosen plan lost more than `max_drop_pp`; nothing is written.
+        GateError: every plan that was chosen lost more than `max_drop_pp` or agreed less than asked for; nothing is
+            written.
         OutputError, ModelError, DataError: as their docstrings say; nothing is written.
     """
     check_output(options.output, overwrite=options.overwrite)
@@ -80,7 +81,7 @@ def compress(
         threads=default_threads(),
         seed=options.seed,
         cache=job.cache,
-        key=statistics_key(job, prepared, "chains", seed=options.seed),
+        key=chains_key(prepared.source_sha256, prepared.calibration_sha256, job.preprocess, options.seed),
     )
     families = set_up(job, prepared, statistics, builder)
     with tempfile.TemporaryDirectory(prefix="ranksmith-") as scratch:
@@ -100,15 +101,16 @@ def _gate(job: Job, prepared: Prepared, frontier: Frontier) -> Result:
         content = frontier.judge.build(frontier.chosen.plan)
         latency, folded = _paired(job, prepared, content)
         if all(pair.ci95[0] > 1.0 for pair in latency):
-            return _result(job, frontier, frontier.chosen.plan, content, latency, folded)
+            return _result(job, prepared, frontier, frontier.chosen.plan, content, latency, folded)
         job.progress.note("the result is not measurably faster at every batch size: keeping the original")
     # Nothing hangs on these, so they are not refined.
     latency, folded = gate.paired(job, prepared.folded_bytes, prepared.folded_bytes)
-    return _result(job, frontier, None, prepared.folded_bytes, latency, folded)
+    return _result(job, prepared, frontier, None, prepared.folded_bytes, latency, folded)
 
 
 def _result(
     job: Job,
+    prepared: Prepared,
     frontier: Frontier,
     plan: RankPlan | None,
     content: bytes,
@@ -119,9 +121,10 @@ def _result(
         verdict="kept-original" if plan is None else "faster",
         model=content,
         accuracy=gate.accuracy(
-            *frontier.judge.answers(plan, frontier.held_out),
+            *frontier.judge.answers(plan, prepared.holdout),
             seed=job.options.seed,
-            max_drop_pp=job.options.max_drop_pp,
+            budget=job.budget,
+            looks=1 if plan is None else frontier.looks,
             other=boldest(one.judgement.evidence for one in frontier.tried),
         ),
         latency=latency,

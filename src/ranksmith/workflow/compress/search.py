@@ -10,7 +10,7 @@ import numpy as np
 from ranksmith.results import RankPlan, to_json
 from ranksmith.search.allocate import Plan, make_plan
 from ranksmith.search.choose import choose
-from ranksmith.search.evidence import Evidence, expected_kl, probability_within
+from ranksmith.search.evidence import Evidence, expected_kl
 from ranksmith.workflow.compress.family import Choices, Family
 from ranksmith.workflow.compress.frontier import Judge, Tried
 from ranksmith.workflow.compress.job import Job, Prepared
@@ -31,8 +31,8 @@ _REVERSIONS = 1
 _MUCH = 0.1
 # Of the divergence that is expected to lose the whole budget, what the strongest acceptable plan usually has.
 _USUAL = 0.5
-# How many plans beyond the strongest acceptable one are repaired and judged again.
-_BOLDER = 1
+# Nats below which a divergence of float32 answers is rounding.
+_LEAST_KL = 1e-9
 
 
 @dataclass(eq=False)
@@ -40,8 +40,7 @@ class FamilySearch:
     """The state of the search in one family.
 
     Attributes:
-        bound: plans of more estimated damage than this are not tried any more, since one has failed.
-        bound_kl: those that were judged and diverge by more than this are not taken any more.
+        bound: plans of more estimated damage than this are neither tried nor taken any more, since one has failed.
         tried: every plan that was judged, by its content.
     """
 
@@ -50,7 +49,6 @@ class FamilySearch:
     judge: Judge
     family: Family
     bound: float = np.inf
-    bound_kl: float = np.inf
     tried: dict[str, Tried] = field(default_factory=dict)
     _bolder: list[Choices] = field(default_factory=list)
     _repaired: set[str] = field(default_factory=set)
@@ -62,9 +60,7 @@ class FamilySearch:
         return [
             one
             for name, one in self.tried.items()
-            if one.judgement.kl <= self.bound_kl
-            and one.is_accepted(self.job.options.confidence)
-            and name not in self._repaired
+            if one.damage <= self.bound and one.is_accepted(self.job.options.confidence) and name not in self._repaired
         ]
 
     def correct_table(self) -> None:
@@ -86,7 +82,7 @@ class FamilySearch:
                     self._correct(sweep[guess].choices)
                 advance(1)
 
-    def run(self, images: Sequence[ImageSet], other: Evidence | None) -> None:
+    def run(self, images: ImageSet, other: Evidence | None) -> None:
         """Search for the strongest acceptable plan, and revert what does not pay in it.
 
         Where layers of the plan that are slower in the whole model matter, the search is made again without them. Every
@@ -103,9 +99,8 @@ class FamilySearch:
             found = choose(
                 sweep,
                 lambda plan: self.judge(self.plan(plan.choices), images),
-                max_drop_pp=self.job.options.max_drop_pp,
+                budget=self.job.budget,
                 confidence=self.job.options.confidence,
-                labelled=self.job.dataset.labels is not None,
                 other=other,
                 guess=self._guess(sweep),
             )
@@ -127,16 +122,28 @@ class FamilySearch:
             )
             self._reversions += 1
 
-    def repair(self, pick: Tried, images: Sequence[ImageSet], other: Evidence | None) -> None:
-        """Judge the plan repaired, and then bolder ones, until one is not acceptable."""
+    def repair(self, pick: Tried, images: ImageSet, other: Evidence | None) -> None:
+        """Judge the plan repaired, and then the next bolder one, if repair may make that acceptable too."""
         if not self.job.options.repair or pick.plan.repair or not any(one.kind for one in pick.choices.values()):
             return
-        for choices in [pick.choices, *self._bolder[:_BOLDER]]:
-            tried = self._remember(choices, images, other, repaired=True)
-            if tried is None or not tried.is_accepted(self.job.options.confidence):
+        repaired = self._repair(pick.choices, images, other)
+        if repaired is None or not self._bolder:
+            return
+        known = self.tried.get(to_json(self.plan(self._bolder[0])))
+        gain = repaired.judgement.kl / max(pick.judgement.kl, _LEAST_KL)
+        if known is not None:
+            hoped = known.judgement.evidence.nearer(min(gain, 1.0))
+            if self.job.budget.probability(hoped, other) < self.job.options.confidence:
                 return
-            if tried.judgement.kl <= self.bound_kl:
-                self._repaired.add(to_json(self.plan(choices)))
+        self._repair(self._bolder[0], images, other)
+
+    def _repair(self, choices: Choices, images: ImageSet, other: Evidence | None) -> Tried | None:
+        """The plan repaired; None where it is not acceptable so."""
+        tried = self._remember(choices, images, other, repaired=True)
+        if tried is None or not tried.is_accepted(self.job.options.confidence):
+            return None
+        self._repaired.add(to_json(self.plan(choices)))
+        return tried
 
     def plan(self, choices: Choices, *, repaired: bool = False) -> RankPlan:
         """The choices as a rank plan."""
@@ -159,7 +166,7 @@ class FamilySearch:
     def _remember(
         self,
         choices: Choices,
-        images: Sequence[ImageSet],
+        images: ImageSet,
         other: Evidence | None,
         probability: float | None = None,
         *,
@@ -170,12 +177,7 @@ class FamilySearch:
         plan = self.plan(choices, repaired=repaired)
         judgement = self.judge(plan, images)
         if probability is None:
-            probability = probability_within(
-                judgement.evidence,
-                self.job.options.max_drop_pp,
-                labelled=self.job.dataset.labels is not None,
-                other=other,
-            )
+            probability = self.job.budget.probability(judgement.evidence, other)
         tried = Tried(plan, self.family, choices, judgement, probability, make_plan(choices).damage)
         self.tried[to_json(plan)] = tried
         return tried

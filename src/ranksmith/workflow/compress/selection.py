@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ranksmith.errors import GateError
-from ranksmith.search.evidence import Evidence, boldest
+from ranksmith.search.evidence import Budget, Evidence, boldest
 from ranksmith.workflow.compress.audit import Auditor
 from ranksmith.workflow.compress.families import Families
 from ranksmith.workflow.compress.frontier import Frontier, Judge, Tried
@@ -16,8 +16,9 @@ from ranksmith.workflow.compress.search import FamilySearch
 
 __all__ = ["select"]
 
-# Of the damage of a plan that did not hold, what the next one may do.
-_MILDER = 0.7
+# Of the damage of a plan that did not hold, what the next one may do: after the first, the second and the third. Each
+# look costs the intervals some width, so the steps grow.
+_MILDER = (0.7, 0.5, 0.25)
 
 
 def select(job: Job, prepared: Prepared, families: Families, judge: Judge) -> Frontier:
@@ -28,45 +29,42 @@ def select(job: Job, prepared: Prepared, families: Families, judge: Judge) -> Fr
     are, in whichever family, the one that gains most is taken; what a plan gains in time is measured on the whole
     model, whatever the table says.
 
-    A choice on few images can be a lucky one, so it has to hold on all the held-out images. Where it does not, a part
-    of those joins the images that are chosen on, a plan of at most 0.7 of the damage is looked for, and what is left of
-    the held-out images judges it.
+    A choice on few images can be a lucky one, so it has to hold on the held-out images. Where it does not, a plan of
+    less damage is looked for. All that the next choice knows of the held-out images is that the last one did
+    not hold, so all of them judge it again; the intervals allow for it (`measure.bootstrap`).
 
     Raises:
-        GateError: no held-out images are left, and the last choice did not hold either.
+        GateError: no choice held.
     """
     searches = [FamilySearch(job, prepared, judge, found) for found in (families.int8, families.low_rank) if found]
     auditor = Auditor(job, prepared, judge)
     for search in searches:
         search.correct_table()
-    chosen_on, held_out = [prepared.selection], list(prepared.holdout)
+    looks = 0
     due = searches
     while True:
         for search in due:
-            search.run(chosen_on, _boldest(searches))
+            search.run(prepared.selection, _boldest(searches))
         pick = _best(job, auditor, searches)
         if pick is not None:
             # Repair takes as long as judging ten plans, so only what leads is repaired.
-            _search_of(pick, searches).repair(pick, chosen_on, _boldest(searches))
+            _search_of(pick, searches).repair(pick, prepared.selection, _boldest(searches))
             pick = _best(job, auditor, searches)
         if pick is None:
             break
-        held = judge(pick.plan, held_out)
-        if held.drop_pp <= job.options.max_drop_pp:
+        held = judge(pick.plan, prepared.holdout)
+        looks += 1
+        missed = _missed(job.budget, held)
+        if missed is None:
             break
-        if len(held_out) == 1:
-            raise _missed(job, searches, held)
-        job.progress.note(
-            f"{pick.title} lost {held.drop_pp:.2f} pp on {len(held.losses)} fresh images: looking for a milder plan"
-        )
-        # A good deal less, not merely less: what is left of the held-out images is too little to try plan after plan.
+        if looks > len(_MILDER):
+            raise _not_held(missed, searches)
+        job.progress.note(f"{pick.title} did not hold: {missed}; looking for a milder plan")
         due = [_search_of(pick, searches)]
-        due[0].bound = _MILDER * pick.damage
-        due[0].bound_kl = _MILDER * pick.judgement.kl
-        chosen_on.append(held_out.pop(0))
+        due[0].bound = _MILDER[looks - 1] * pick.damage
     job.progress.note("no plan that is faster keeps the accuracy asked for" if pick is None else f"chose {pick.title}")
     tried = [one for search in searches for one in search.tried.values()]
-    tried += uniform_svd(job, prepared, judge, tried, chosen_on)
+    tried += uniform_svd(job, prepared, judge, tried, prepared.selection)
     result_ms = {} if pick is None else _search_of(pick, searches).times(pick.plan)[1].conv_ms
     return Frontier(
         tried=tried,
@@ -74,8 +72,7 @@ def select(job: Job, prepared: Prepared, families: Families, judge: Judge) -> Fr
         prediction=auditor.prediction(tried),
         chosen=pick,
         judge=judge,
-        chosen_on=chosen_on,
-        held_out=held_out,
+        looks=looks,
         result_ms=result_ms,
     )
 
@@ -105,12 +102,23 @@ def _boldest(searches: Sequence[FamilySearch]) -> Evidence | None:
     return boldest(one.judgement.evidence for search in searches for one in search.tried.values())
 
 
-def _missed(job: Job, searches: Sequence[FamilySearch], held: Judgement) -> GateError:
-    budget = job.options.max_drop_pp
-    what = "top-1" if job.dataset.labels is not None else "agreement"
-    best = min(one.judgement.drop_pp for search in searches for one in search.tried.values())
+def _missed(budget: Budget, held: Judgement) -> str | None:
+    """What of the budget a plan did not keep on the held-out images, in words; None where it kept all."""
+    images = f"on {len(held.losses)} held-out images"
+    if held.drop_pp > budget.max_drop_pp:
+        what = "top-1" if budget.labelled else "agreement"
+        return f"{what} fell by {held.drop_pp:.2f} pp {images}, more than --max-drop {budget.max_drop_pp:g}"
+    if budget.labelled and held.agreement < budget.min_agreement:
+        asked = f"--min-agreement {100 * budget.min_agreement:g}"
+        return f"{held.agreement:.1%} of the answers {images} are the original's, less than {asked}"
+    return None
+
+
+def _not_held(missed: str, searches: Sequence[FamilySearch]) -> GateError:
+    judged = [one.judgement for search in searches for one in search.tried.values()]
+    drop, agreement = min(one.drop_pp for one in judged), max(one.agreement for one in judged)
     return GateError(
-        f"{what} fell by {held.drop_pp:.2f} pp on {len(held.losses)} held-out images, more than --max-drop {budget:g}",
-        hint=f"the best plan lost {best:.2f} pp on the images it was chosen on; allow a larger --max-drop, or give "
-        "more images",
+        missed,
+        hint=f"on the images to choose on the best plan lost {drop:.2f} pp and agreed on {agreement:.1%}; allow a "
+        "larger --max-drop or a smaller --min-agreement, or give more images",
     )
