@@ -1,8 +1,8 @@
 """Ours against its peers at equal measured milliseconds.
 
 Every method makes ONNX models of one source: uniform weight SVD, output PCA by energy, int8 alone, AIMET's spatial
-SVD with its own rank selection (where there is an interpreter with aimet-torch), and the plans on the frontier of a
-bundle that `ranksmith compress` wrote. All calibrate on the same images, are judged on the same others, and are timed
+SVD with its own rank selection (where there is an interpreter with aimet-torch), and the plans on the frontiers of
+bundles that `ranksmith compress` wrote. All calibrate on the same images, are judged on the same others, and are timed
 interleaved with the folded original. At each target speed-up the methods' answers are then compared: by a model
 within 1.5 % of it, which is searched for where a method has a parameter to turn, or between its two neighbours in
 time (`peers/equal_time.py`).
@@ -70,8 +70,8 @@ def main() -> None:
         work=work,
         progress=progress,
     )
-    bundle = arguments.bundle or compressed(arguments, work)
-    listed, notes = all_methods(arguments, setting, bundle)
+    bundles = arguments.bundle or [compressed(arguments, work)]
+    listed, notes = all_methods(arguments, setting, bundles)
     bench = Bench(setting, PAIRS[arguments.quick])
     conditions = [Condition(*(int(part) for part in text.split("x"))) for text in arguments.conditions]
     measured = measure(bench, listed, conditions, arguments.targets, SEARCH_ROUNDS[arguments.quick])
@@ -84,9 +84,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--calibration-data", type=Path)
     parser.add_argument("--preprocess")
-    parser.add_argument("--calibration", type=int, default=200, help="calibration images, as compress's option")
+    parser.add_argument("--calibration", type=int, default=128, help="calibration images, as compress's option")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bundle", type=Path, help="written by `ranksmith compress`; by default it is run first")
+    parser.add_argument(
+        "--bundle", type=Path, nargs="+", help="written by `ranksmith compress`; by default it is run first"
+    )
     parser.add_argument("--targets", type=float, nargs="+", default=[1.3, 1.5])
     parser.add_argument(
         "--conditions", nargs="+", default=["1x1", "8x2"], metavar="BATCHxTHREADS", help="first: judged"
@@ -116,10 +118,12 @@ def compressed(arguments: argparse.Namespace, work: Path) -> Path:
     return bundle
 
 
-def all_methods(arguments: argparse.Namespace, setting: Setting, bundle: Path) -> tuple[list[Method], list[str]]:
+def all_methods(
+    arguments: argparse.Namespace, setting: Setting, bundles: Sequence[Path]
+) -> tuple[list[Method], list[str]]:
     """The methods in the order of the page, and what is to be said of those left out."""
     quick, block = arguments.quick, channel_block("cpu")
-    listed = methods.ours(setting, bundle, PLANS[quick], arguments.targets)
+    listed = methods.ours(setting, bundles, PLANS[quick], arguments.targets)
     listed.append(methods.int8(setting))
     notes = []
     for aligned in (True, False):

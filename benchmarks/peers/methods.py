@@ -6,7 +6,7 @@ would cost more multiply-adds, and ranks aligned to the runtime's channel block 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -124,26 +124,28 @@ def int8(setting: Setting) -> Method:
     )
 
 
-def ours(setting: Setting, bundle: Path, most: int, targets: list[float]) -> list[Method]:
-    """The plans on the frontier of a bundle, rebuilt as `ranksmith decompose --plan` does: fp32 and int8 apart."""
-    manifest = from_json((bundle / "manifest.json").read_bytes(), Manifest)
-    if manifest.source.sha256 != setting.source_sha256:
-        raise SystemExit(f"{bundle} was made from another model than {setting.source.path}")
-    if manifest.data.calibration_sha256 != setting.calibration_sha256:
-        raise SystemExit(f"{bundle} was calibrated on other images than the peers: use its --calibration and --seed")
-    plans = {}
-    for point in manifest.frontier:
-        # The peer on a bundle's frontier is no plan of ours, and int8 alone is a method of its own.
-        if point.plan is not None and point.family in ("low-rank", "low-rank-int8"):
-            plan = from_json((bundle / "frontier" / Path(point.plan).name).read_bytes(), RankPlan)
-            plans.setdefault(plan.precision, []).append((point.speedup, point.plan, plan))
+def ours(setting: Setting, bundles: Sequence[Path], most: int, targets: list[float]) -> list[Method]:
+    """The plans on the frontiers of bundles, rebuilt as `ranksmith decompose --plan` does: fp32 and int8 apart."""
+    plans: dict[str, list[tuple[float, str, RankPlan]]] = {}
+    for bundle in bundles:
+        manifest = from_json((bundle / "manifest.json").read_bytes(), Manifest)
+        if manifest.source.sha256 != setting.source_sha256:
+            raise SystemExit(f"{bundle} was made from another model than {setting.source.path}")
+        if manifest.data.calibration_sha256 != setting.calibration_sha256:
+            raise SystemExit(f"{bundle} was calibrated on other images than the peers: use its --calibration, --seed")
+        for point in manifest.frontier:
+            # The peer on a bundle's frontier is no plan of ours, and int8 alone is a method of its own.
+            if point.plan is not None and point.family in ("low-rank", "low-rank-int8"):
+                plan = from_json((bundle / "frontier" / Path(point.plan).name).read_bytes(), RankPlan)
+                name = f"{bundle.name} {Path(point.plan).stem}"
+                plans.setdefault(plan.precision, []).append((point.speedup, name, plan))
     methods = []
     for precision, title in (("fp32", "ranksmith, fp32"), ("int8", "ranksmith, int8 × low rank")):
         listed = sorted(plans.get(precision, []), key=lambda entry: entry[:2])
         kept = _spread([speedup for speedup, _, _ in listed], most, targets)
         if listed:
             candidates = [_planned(setting, f"ranksmith-{precision}", *listed[index][1:]) for index in kept]
-            about = f"{len(kept)} of the {len(listed)} {precision} plans on the frontier of `ranksmith compress`"
+            about = f"{len(kept)} of the {len(listed)} {precision} plans on the frontiers of `ranksmith compress`"
             name = f"ranksmith-{precision}"
             from_original = precision == "fp32"
             methods.append(Method(name, title, about, candidates, from_original=from_original))
@@ -168,7 +170,7 @@ def _planned(setting: Setting, method: str, name: str, plan: RankPlan) -> Candid
         return io.to_bytes(model)
 
     recipe = {"plan": msgspec.to_builtins(plan)}
-    return Candidate(method=method, label=Path(name).stem, recipe=recipe, build=build)
+    return Candidate(method=method, label=name, recipe=recipe, build=build)
 
 
 def _spread(speedups: list[float], most: int, targets: list[float]) -> list[int]:

@@ -89,7 +89,7 @@ def compress(
             help="How probable it must be, on the images that are chosen on, that these two are kept.",
         ),
     ] = 0.8,
-    calibration: CalibrationOption = 200,
+    calibration: CalibrationOption = 128,
     batch: BatchesOption = "1,8",
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,

@@ -44,7 +44,7 @@ class Split:
 
 
 def split(dataset: Dataset, *, calibration: int, seed: int, calibration_only: bool = False) -> Split:
-    """Split `dataset`: `calibration` images (at most half of all); of the rest a third to choose on.
+    """Split `dataset`: `calibration` images (at most half of all); of the rest two in five to choose on.
 
     Choosing goes by divergences, which few images tell well; judging counts the few images whose class changes.
 
@@ -67,18 +67,18 @@ def split(dataset: Dataset, *, calibration: int, seed: int, calibration_only: bo
         )
     count = min(calibration, len(order) if calibration_only else len(order) // 2)
     rest = [] if calibration_only else order[count:]
-    third = len(rest) // 3 or len(rest) // 2
+    part = max(1, 2 * len(rest) // 5) if rest else 0
     warnings = []
     if count < calibration:
         warnings.append(f"{dataset.name}: calibrating on {count} images, there are not enough for {calibration}")
-    if not calibration_only and len(rest) - third < _FEW_HOLDOUT:
-        warnings.append(f"{dataset.name}: judged on {len(rest) - third} images only, so the intervals are wide")
+    if not calibration_only and len(rest) - part < _FEW_HOLDOUT:
+        warnings.append(f"{dataset.name}: judged on {len(rest) - part} images only, so the intervals are wide")
     if left_out := len(dataset) - len(order):
         warnings.append(f"{dataset.name}: {left_out} duplicate or unreadable files are left out")
     return Split(
         calibration=_indices(keys, order[:count]),
-        selection=_indices(keys, rest[:third]),
-        holdout=_indices(keys, rest[third:]),
+        selection=_indices(keys, rest[:part]),
+        holdout=_indices(keys, rest[part:]),
         calibration_sha256=hashlib.sha256("\n".join(sorted(order[:count])).encode()).hexdigest(),
         warnings=warnings,
     )

@@ -39,7 +39,7 @@ Objective = Literal["latency", "macs", "bytes"]
 OptionsByNode = Mapping[str, Sequence[Option]]
 
 
-_MILDER = (0.85, 0.92, 0.97, 1.0)
+_MILDER = (0.75, 0.85, 0.92, 0.97, 1.0)
 """Fractions of the starting gain at which the most harmful changes of precision are taken back."""
 _WEIGHT_BYTES = {"fp32": 4.0, "int8": 1.0}
 

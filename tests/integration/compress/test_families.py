@@ -257,6 +257,32 @@ class TestStories:
             assert len(told.splitlines()) > 5
 
 
+class Uneven(Arithmetic):
+    """Another machine: every second Conv takes a little longer than it should."""
+
+    def conv_ms(self, model: onnx.ModelProto) -> dict[str, float]:
+        return {
+            name: ms * (1.0 + 0.01 * (index % 2)) for index, (name, ms) in enumerate(super().conv_ms(model).items())
+        }
+
+
+def test_another_thread_count_takes_the_plans_that_were_judged(
+    done: Done, again: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Uneven().use(monkeypatch)
+    other = again.folder / "threads"
+    manifest = again.compress(**OPTIONS, threads=2, output=other)
+    assert manifest.verdict == "faster"
+    assert not again.listener.gathered
+
+    def plans(found: Manifest, folder: Path) -> set[str]:
+        ours = [point for point in found.frontier if point.family in ("low-rank", "low-rank-int8")]
+        return {(folder / "frontier" / str(point.plan)).read_text() for point in ours}
+
+    assert plans(manifest, other) <= plans(done.manifest, done.bundle)
+    shutil.rmtree(other)
+
+
 class TestPrecision:
     """`--precision` decides which families there are."""
 

@@ -71,6 +71,20 @@ class Family:
             rounds=job.options.rounds,
         )
 
+    def choices(self, plan: RankPlan) -> Choices | None:
+        """The choices that make `plan`, in graph order; None where it is of another family or an option is missing."""
+        if (plan.precision, plan.ranges) != (self.precision, self.ranges):
+            return None
+        chosen: dict[str, Option | None] = dict(self.base_choices)
+        for entry in plan.layers:
+            listed = {(option.kind, option.rank): option for option in self.options.get(entry.node, [])}
+            chosen[entry.node] = listed.get((entry.kind, entry.rank))
+            if entry.kind is None:
+                chosen[entry.node] = None
+            elif chosen[entry.node] is None:
+                return None
+        return {node: option for node in self.options if (option := chosen.get(node)) is not None}
+
     @property
     def base_choices(self) -> dict[str, Option]:
         """The choices that give `base`."""

@@ -74,7 +74,7 @@ class CompressOptions:
     provider: str = "cpu"
     threads: int = 1
     batches: tuple[int, ...] = (1, 8)
-    calibration: int = 200
+    calibration: int = 128
     selection: int = 1000
     holdout: int = 2000
     points: int = 48

@@ -31,6 +31,8 @@ _REVERSIONS = 1
 _MUCH = 0.1
 # Of the divergence that is expected to lose the whole budget, what the strongest acceptable plan usually has.
 _USUAL = 0.5
+# How much slower, by the table, a plan may be that was judged before, to be taken instead of one that was not.
+_NEARLY = 0.03
 # Nats below which a divergence of float32 answers is rounding.
 _LEAST_KL = 1e-9
 
@@ -41,6 +43,7 @@ class FamilySearch:
 
     Attributes:
         bound: plans of more estimated damage than this are neither tried nor taken any more, since one has failed.
+        earlier: plans that earlier runs judged.
         tried: every plan that was judged, by its content.
     """
 
@@ -48,6 +51,7 @@ class FamilySearch:
     prepared: Prepared
     judge: Judge
     family: Family
+    earlier: Sequence[RankPlan] = ()
     bound: float = np.inf
     tried: dict[str, Tried] = field(default_factory=dict)
     _bolder: list[Choices] = field(default_factory=list)
@@ -76,7 +80,7 @@ class FamilySearch:
                 self._correct(tempting)
             advance(1)
             for _ in range(_TABLE_ROUNDS):
-                sweep = self.family.sweep(self.job)
+                sweep = self._sweep()
                 guess = self._guess(sweep)
                 if guess is not None:
                     self._correct(sweep[guess].choices)
@@ -91,11 +95,14 @@ class FamilySearch:
         Args:
             other: what a plan of another family did on these images.
         """
+        # int8 alone is what a user would do without us: it is shown whatever becomes of it, and so is the gentle end of
+        # the frontier, where the Convs that int8 harms most stay in float.
         if base := self.family.base_choices:
-            # int8 alone is what a user would do without us: it is shown whatever becomes of it.
             self._remember(base, images, other)
         while True:
-            sweep = [plan for plan in self.family.sweep(self.job) if plan.damage <= self.bound]
+            sweep = [plan for plan in self._sweep() if plan.damage <= self.bound]
+            if base and sweep and sweep[0].damage < make_plan(base).damage:
+                self._remember(sweep[0].choices, images, other)
             found = choose(
                 sweep,
                 lambda plan: self.judge(self.plan(plan.choices), images),
@@ -153,6 +160,27 @@ class FamilySearch:
         """Where the time goes in the family's base and in the plan's model, run in turn."""
         base, measured = layer_times(self.job, self.prepared, self.family.base, self.judge.build(plan))
         return base, measured
+
+    def _sweep(self) -> list[Plan]:
+        """Plans from mild to strong; where an earlier run judged one that is as good and nearly as fast, that one."""
+        sweep = self.family.sweep(self.job)
+        if self.job.options.objective != "latency":
+            return sweep
+        known = [
+            make_plan(choices)
+            for plan in self.earlier
+            if (choices := self.family.choices(plan))
+            and not any(node in choices and choices[node].kind for node in self.family.excluded)
+        ]
+        found: list[Plan] = []
+        for plan in sweep:
+            slowest = (1 + _NEARLY) * self.family.predicted_ms(plan.choices)
+            alike = [each for each in known if each.damage <= plan.damage]
+            best = min(alike, key=lambda each: self.family.predicted_ms(each.choices), default=plan)
+            taken = best if self.family.predicted_ms(best.choices) <= slowest else plan
+            if not found or taken.choices != found[-1].choices:
+                found.append(taken)
+        return found
 
     def _guess(self, sweep: Sequence[Plan]) -> int | None:
         """The plan of `sweep` that is most likely to be the strongest acceptable one."""

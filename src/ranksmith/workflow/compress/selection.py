@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ranksmith.errors import GateError
 from ranksmith.search.evidence import Budget, Evidence, boldest
 from ranksmith.workflow.compress.audit import Auditor
+from ranksmith.workflow.compress.earlier import earlier_plans, remember_plans
 from ranksmith.workflow.compress.families import Families
 from ranksmith.workflow.compress.frontier import Frontier, Judge, Tried
 from ranksmith.workflow.compress.gate import Judgement
@@ -36,7 +37,10 @@ def select(job: Job, prepared: Prepared, families: Families, judge: Judge) -> Fr
     Raises:
         GateError: no choice held.
     """
-    searches = [FamilySearch(job, prepared, judge, found) for found in (families.int8, families.low_rank) if found]
+    earlier = earlier_plans(job, prepared)
+    searches = [
+        FamilySearch(job, prepared, judge, found, earlier) for found in (families.int8, families.low_rank) if found
+    ]
     auditor = Auditor(job, prepared, judge)
     for search in searches:
         search.correct_table()
@@ -64,6 +68,7 @@ def select(job: Job, prepared: Prepared, families: Families, judge: Judge) -> Fr
         due[0].bound = _MILDER[looks - 1] * pick.damage
     job.progress.note("no plan that is faster keeps the accuracy asked for" if pick is None else f"chose {pick.title}")
     tried = [one for search in searches for one in search.tried.values()]
+    remember_plans(job, prepared, [search.plan(one.choices) for search in searches for one in search.tried.values()])
     tried += uniform_svd(job, prepared, judge, tried, prepared.selection)
     result_ms = {} if pick is None else _search_of(pick, searches).times(pick.plan)[1].conv_ms
     return Frontier(
