@@ -44,9 +44,10 @@ class Split:
 
 
 def split(dataset: Dataset, *, calibration: int, seed: int, calibration_only: bool = False) -> Split:
-    """Split `dataset`: `calibration` images (at most half of all); of the rest two in five to choose on.
+    """Split `dataset`: `calibration` images (at most half of all); of the rest a quarter to choose on.
 
-    Choosing goes by divergences, which few images tell well; judging counts the few images whose class changes.
+    The images to calibrate on can choose as well, but for nothing else to be judged by they must not: that takes the
+    most images, as it counts the few whose class changes.
 
     Unreadable files and duplicates take no part.
 
@@ -67,7 +68,7 @@ def split(dataset: Dataset, *, calibration: int, seed: int, calibration_only: bo
         )
     count = min(calibration, len(order) if calibration_only else len(order) // 2)
     rest = [] if calibration_only else order[count:]
-    part = max(1, 2 * len(rest) // 5) if rest else 0
+    part = max(1, len(rest) // 4) if rest else 0
     warnings = []
     if count < calibration:
         warnings.append(f"{dataset.name}: calibrating on {count} images, there are not enough for {calibration}")

@@ -99,6 +99,8 @@ class DataUse(msgspec.Struct, frozen=True, kw_only=True):
     calibration_sha256: str
     selection: int
     holdout: int
+    calibration_chooses: bool = False
+    """Whether plans were compared on the calibration images as well as on those of `selection`."""
     skipped: int
 
 

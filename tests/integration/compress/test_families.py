@@ -174,7 +174,7 @@ class TestModel:
         inputs, outputs = golden.load_golden(done.bundle / "golden.npz")
         found = answers(done.bundle / "model.onnx", inputs["image"])
         # Summed in another order a value can round to the next of the 256 steps of an activation.
-        np.testing.assert_allclose(found, outputs["scores"], atol=0.02 * np.abs(outputs["scores"]).max())
+        np.testing.assert_allclose(found, outputs["scores"], atol=0.05 * np.abs(outputs["scores"]).max())
         # Half of the weights are gone, and those that are left take a quarter of the room.
         assert manifest.cost_after.bytes < 0.5 * manifest.cost_before.bytes
 

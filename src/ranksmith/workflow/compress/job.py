@@ -54,7 +54,7 @@ class CompressOptions:
         provider, threads: what is measured, and with how many intra-op threads.
         batches: batch sizes of the final gate; the first is also that of the latency table.
         calibration: number of images to gather statistics on.
-        selection, holdout: at most so many images to choose on, and to report accuracy on.
+        selection, holdout: at most so many images to choose on beside those of calibration, and to report accuracy on.
         points: number of plans between the mildest and the strongest.
         seed: of the split, the bootstrap and the order of the measurements.
         command: how to reproduce, as typed.

@@ -181,11 +181,13 @@ def _family(tried: Tried) -> Family:
 
 
 def _data_use(job: Job, prepared: Prepared) -> DataUse:
+    calibration_chooses = job.calibration_dataset is None
     return DataUse(
         name=job.dataset.name,
         calibration=len(prepared.calibration),
         calibration_sha256=prepared.calibration_sha256,
-        selection=len(prepared.selection),
+        selection=len(prepared.selection) - calibration_chooses * len(prepared.calibration),
+        calibration_chooses=calibration_chooses,
         holdout=len(prepared.holdout),
         skipped=len(_skipped(prepared)),
     )

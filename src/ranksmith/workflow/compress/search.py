@@ -152,6 +152,11 @@ class FamilySearch:
         self._repaired.add(to_json(self.plan(choices)))
         return tried
 
+    def milder(self, failed: Tried, share: float) -> None:
+        """Take only plans that do this share, 0 to 1, of the damage of `failed`, beyond what the base does itself."""
+        base = make_plan(self.family.base_choices).damage
+        self.bound = base + share * (failed.damage - base) if failed.damage > base else share * failed.damage
+
     def plan(self, choices: Choices, *, repaired: bool = False) -> RankPlan:
         """The choices as a rank plan."""
         return self.family.plan(self.job, self.prepared, choices, repaired=repaired)

@@ -17,8 +17,8 @@ from ranksmith.workflow.compress.search import FamilySearch
 
 __all__ = ["select"]
 
-# Of the damage of a plan that did not hold, what the next one may do: after the first, the second and the third. Each
-# look costs the intervals some width, so the steps grow.
+# Of the damage that a plan which did not hold did beyond that of its family's base, what the next one may do: after the
+# first, the second and the third. Each look costs the intervals some width, so the steps grow.
 _MILDER = (0.7, 0.5, 0.25)
 
 
@@ -65,7 +65,7 @@ def select(job: Job, prepared: Prepared, families: Families, judge: Judge) -> Fr
             raise _not_held(missed, searches)
         job.progress.note(f"{pick.title} did not hold: {missed}; looking for a milder plan")
         due = [_search_of(pick, searches)]
-        due[0].bound = _MILDER[looks - 1] * pick.damage
+        due[0].milder(pick, _MILDER[looks - 1])
     job.progress.note("no plan that is faster keeps the accuracy asked for" if pick is None else f"chose {pick.title}")
     tried = [one for search in searches for one in search.tried.values()]
     remember_plans(job, prepared, [search.plan(one.choices) for search in searches for one in search.tried.values()])
