@@ -26,8 +26,8 @@ __all__ = ["DEFAULT_KINDS", "CompressOptions", "Job", "PrecisionChoice", "Prepar
 
 PrecisionChoice = Literal["auto", "fp32", "int8"]
 
-# Of the flips of decomposed classifiers 26 in 40 are lost and 14 gained (`search.evidence`), 3.3 for each that is lost in
-# all; and some answers change that were wrong before and are after.
+# Of the flips of decomposed classifiers 26 in 40 are lost and 14 gained (`search.evidence`), 3.3 for each that is lost
+# in all; and some answers change that were wrong before and are after.
 _CHANGED_PER_LOST = 4.0
 
 DEFAULT_KINDS = ("output-pca", "input-side", "spatial-vertical", "spatial-horizontal")
