@@ -124,7 +124,10 @@ def _title(plan: RankPlan | None) -> str:
     repaired = ", repaired" if plan.repair else ""
     if plan.precision == "fp32":
         return f"a plan of {decomposed} layers{repaired}"
-    return f"int8 with {decomposed} layers decomposed{repaired}" if decomposed else "int8 alone"
+    if decomposed:
+        return f"int8 with {decomposed} layers decomposed{repaired}"
+    in_float = sum(entry.precision == "fp32" for entry in plan.layers)
+    return f"int8 but for {in_float} layers" if in_float else "int8 alone"
 
 
 @dataclass(frozen=True, eq=False)

@@ -151,7 +151,7 @@ def _points(frontier: Frontier, result: Result, before: Cost) -> tuple[list[Fron
         speedup = Speedup(ratio=result.latency[0].ratio, ci95=result.latency[0].ci95) if chosen else timed.speedup
         points.append(
             FrontierPoint(
-                name={"int8": "int8 alone", "uniform-svd": "uniform SVD"}.get(family, f"plan {number}"),
+                name=_name(tried, family, number),
                 plan=file,
                 macs=None if before.macs is None else before.macs - tried.macs_saved,
                 params=before.params - tried.params_saved,
@@ -168,6 +168,12 @@ def _points(frontier: Frontier, result: Result, before: Cost) -> tuple[list[Fron
             )
         )
     return points, plans
+
+
+def _name(tried: Tried, family: Family, number: int) -> str:
+    if family == "int8":
+        return tried.title
+    return "uniform SVD" if family == "uniform-svd" else f"plan {number}"
 
 
 def _family(tried: Tried) -> Family:
