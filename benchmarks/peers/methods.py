@@ -134,13 +134,16 @@ def ours(setting: Setting, bundles: Sequence[Path], most: int, targets: list[flo
         if manifest.data.calibration_sha256 != setting.calibration_sha256:
             raise SystemExit(f"{bundle} was calibrated on other images than the peers: use its --calibration, --seed")
         for point in manifest.frontier:
-            # The peer on a bundle's frontier is no plan of ours, and int8 alone is a method of its own.
-            if point.plan is not None and point.family in ("low-rank", "low-rank-int8"):
-                plan = from_json((bundle / "frontier" / Path(point.plan).name).read_bytes(), RankPlan)
+            # The peer on a bundle's frontier is no plan of ours.
+            if point.plan is None or point.family == "uniform-svd":
+                continue
+            plan = from_json((bundle / "frontier" / Path(point.plan).name).read_bytes(), RankPlan)
+            # int8 alone is a method of its own; with Convs left in float it is one of ours.
+            if plan.layers:
                 name = f"{bundle.name} {Path(point.plan).stem}"
                 plans.setdefault(plan.precision, []).append((point.speedup, name, plan))
     methods = []
-    for precision, title in (("fp32", "ranksmith, fp32"), ("int8", "ranksmith, int8 × low rank")):
+    for precision, title in (("fp32", "ranksmith, fp32"), ("int8", "ranksmith, int8 × low rank and float")):
         listed = sorted(plans.get(precision, []), key=lambda entry: entry[:2])
         kept = _spread([speedup for speedup, _, _ in listed], most, targets)
         if listed:
