@@ -46,8 +46,8 @@ class Split:
 def split(dataset: Dataset, *, calibration: int, seed: int, calibration_only: bool = False) -> Split:
     """Split `dataset`: `calibration` images (at most half of all); of the rest a quarter to choose on.
 
-    The images to calibrate on can choose as well, but for nothing else to be judged by they must not: that takes the
-    most images, as it counts the few whose class changes.
+    Those to judge on are the most, since judging counts the few images whose class changes, and since whoever chooses
+    may choose on the calibration images as well.
 
     Unreadable files and duplicates take no part.
 

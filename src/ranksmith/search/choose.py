@@ -2,9 +2,9 @@
 
 A plan is acceptable when the probability that it is truly within the budget (`evidence`) reaches the confidence
 asked for. Damage grows along the sweep, so acceptability falls, up to noise: bisection finds the strongest
-acceptable plan of N in ⌈log₂(N + 1)⌉ evaluations, 5 for 24 plans. With a guess of where it lies the search gallops
+acceptable plan of N in ⌈log₂(N + 1)⌉ evaluations, 6 for 48 plans. With a guess of where it lies the search gallops
 from there first (Bentley and Yao 1976): one that is off by d plans costs about 2·log₂(d) evaluations, so a good guess
-saves two or three of the five. The final word is the gate's, on images that took no part here.
+saves two or three of the six. The final word is the gate's, on images that took no part here.
 """
 
 from __future__ import annotations

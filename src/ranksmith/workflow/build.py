@@ -22,7 +22,7 @@ from ranksmith.graph.decompose import replace_conv
 from ranksmith.graph.query import conv_infos, conv_layer
 from ranksmith.lowrank.rotate import balance_and_rotate
 from ranksmith.progress import Silent
-from ranksmith.results import Change, PlanEntry, Preprocess, RankPlan
+from ranksmith.results import Change, PlanEntry, RankPlan
 from ranksmith.runtime.quantize import Range, quantize
 from ranksmith.workflow.cache import Cache, key_of
 from ranksmith.workflow.images import first_batches
@@ -30,7 +30,7 @@ from ranksmith.workflow.quantize import Histograms, collect_ranges, histograms_o
 from ranksmith.workflow.repair import repair
 from ranksmith.workflow.statistics import Statistics
 
-__all__ = ["Builder", "Chain", "chains_key", "entries_by_node"]
+__all__ = ["Builder", "Chain", "entries_by_node"]
 
 Chain = tuple[ConvLayer, ...]
 
@@ -39,11 +39,6 @@ _RANGE_IMAGES = 32
 
 _PART = re.compile(r"/\d+of\d+(_\d+)?$")
 """What `replace_conv` puts behind a Conv's name."""
-
-
-def chains_key(source_sha256: str, calibration_sha256: str, preprocess: Preprocess, seed: int) -> str:
-    """What chains of the folded model depend on beside their own description: the statistics."""
-    return key_of("chains", source=source_sha256, calibration=calibration_sha256, preprocess=str(preprocess), seed=seed)
 
 
 class Builder:
@@ -55,7 +50,7 @@ class Builder:
         images: the calibration images, from the first, for activation ranges; None where no plan is int8.
         threads: for running the model.
         seed: of the rotations, for plans that do not say theirs.
-        cache: where chains are kept between runs, under `key`, which says what the statistics are of (`chains_key`).
+        cache: where chains are kept between runs, under `key`, which says what the statistics are of.
     """
 
     def __init__(
@@ -119,22 +114,21 @@ class Builder:
 
     def prepare(self, node: str, kind: str, rank: int, *, weighted: bool, rounds: int) -> None:
         """Put the factors of one Conv into the cache, if there is one, while the layer's analyses are at hand."""
-        if self._cache and not self._cache.has_arrays(self._chain_key(node, kind, rank, weighted, rounds)):
+        if self._cache and not self._has_chain(node, kind, rank, weighted, rounds):
             self.chain(node, kind, rank, weighted=weighted, rounds=rounds)
 
     def missing(self, plan: RankPlan) -> list[str]:
         """The nodes that need statistics to build the plan: their factors are not in the cache."""
-        decomposed = [entry for entry in plan.layers if entry.kind is not None and entry.rank is not None]
         return [
             entry.node
-            for entry in decomposed
-            if not (
-                self._cache
-                and self._cache.has_arrays(
-                    self._chain_key(entry.node, entry.kind or "", entry.rank or 0, plan.weighted, plan.rounds)
-                )
-            )
+            for entry in plan.layers
+            if entry.kind is not None
+            and entry.rank is not None
+            and not self._has_chain(entry.node, entry.kind, entry.rank, plan.weighted, plan.rounds)
         ]
+
+    def _has_chain(self, node: str, kind: str, rank: int, weighted: bool, rounds: int) -> bool:
+        return self._cache is not None and self._cache.has_arrays(self._chain_key(node, kind, rank, weighted, rounds))
 
     def _chain_key(self, node: str, kind: str, rank: int, weighted: bool, rounds: int) -> str:
         return key_of("chain", of=self._key, node=node, by=kind, rank=rank, weighted=weighted, rounds=rounds)

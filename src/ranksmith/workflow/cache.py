@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ranksmith import config
 from ranksmith.files import atomic_file
 
-__all__ = ["Cache", "key_of"]
+__all__ = ["Cache", "calibrated_key", "key_of"]
 
 # Raised when the meaning of what is stored changes.
 _FORMAT = 5
@@ -32,6 +32,13 @@ def key_of(kind: str, /, **ingredients: object) -> str:
     """A file name's stem: `kind` and the SHA-256 of the ingredients as canonical JSON."""
     canonical = json.dumps([_FORMAT, kind, ingredients], sort_keys=True, default=str)
     return f"{kind}-{hashlib.sha256(canonical.encode()).hexdigest()[:32]}"
+
+
+def calibrated_key(
+    kind: str, /, source_sha256: str, calibration_sha256: str, preprocess: object, **more: object
+) -> str:
+    """`key_of` something about a model that was found out on calibration images."""
+    return key_of(kind, source=source_sha256, calibration=calibration_sha256, preprocess=str(preprocess), **more)
 
 
 class Cache:

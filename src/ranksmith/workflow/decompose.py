@@ -15,8 +15,8 @@ from ranksmith.lowrank.factor import kind_named
 from ranksmith.lowrank.fisher import GradientStatistics
 from ranksmith.progress import Progress
 from ranksmith.results import PassReport, Preprocess, RankPlan
-from ranksmith.workflow.build import Builder, chains_key, entries_by_node
-from ranksmith.workflow.cache import Cache
+from ranksmith.workflow.build import Builder, entries_by_node
+from ranksmith.workflow.cache import Cache, calibrated_key
 from ranksmith.workflow.fisher import gather_fisher
 from ranksmith.workflow.images import ImageSet
 from ranksmith.workflow.inputs import image_batch
@@ -78,7 +78,7 @@ def decompose(
         seed = plan.seed if plan.seed is not None else seed
         chosen = split(dataset, calibration=plan.calibration or calibration, seed=seed, calibration_only=True)
         images = ImageSet(dataset, chosen.calibration, preprocess, image_batch(model, source.path))
-        key = chains_key(io.sha256(source.path), chosen.calibration_sha256, preprocess, seed)
+        key = calibrated_key("chains", io.sha256(source.path), chosen.calibration_sha256, preprocess, seed=seed)
     builder = Builder(
         model,
         statistics,

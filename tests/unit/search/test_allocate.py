@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import optimize
 
 from ranksmith.search.allocate import (
     Objective,
@@ -101,7 +102,6 @@ def test_damage_and_gain_grow_along_the_sweep(options: Options, points: int) -> 
 
 
 def test_large_continuous_instances_are_solved_as_milp_solves_them() -> None:
-    optimize = pytest.importorskip("scipy.optimize")
     rng = np.random.default_rng(0)
     options: Options = {}
     for node in (f"n{index}" for index in range(12)):

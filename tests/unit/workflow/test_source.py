@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,6 @@ from ranksmith.errors import BundleError, ModelError
 from ranksmith.workflow.source import resolve
 from tests.models import classifier, save
 from tests.unit.report.manifests import tiny
-
-DEMO = Path(str(resources.files("ranksmith.demo"))) / "demo.onnx"
 
 
 def test_a_path_is_a_model_of_that_name(tmp_path: Path) -> None:
@@ -43,7 +40,6 @@ def test_a_directory_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
         resolve(str(tmp_path))
 
 
-@pytest.mark.skipif(not DEMO.is_file(), reason="the demo model has not been trained yet")
 def test_the_demo_comes_with_everything() -> None:
     source = resolve("demo")
     assert source.path.is_file()

@@ -75,15 +75,17 @@ class Family:
         """The choices that make `plan`, in graph order; None where it is of another family or an option is missing."""
         if (plan.precision, plan.ranges) != (self.precision, self.ranges):
             return None
-        chosen: dict[str, Option | None] = dict(self.base_choices)
+        chosen = self.base_choices
         for entry in plan.layers:
-            listed = {(option.kind, option.rank): option for option in self.options.get(entry.node, [])}
-            chosen[entry.node] = listed.get((entry.kind, entry.rank))
             if entry.kind is None:
-                chosen[entry.node] = None
-            elif chosen[entry.node] is None:
+                chosen.pop(entry.node, None)
+                continue
+            listed = self.options.get(entry.node, [])
+            option = next((each for each in listed if (each.kind, each.rank) == (entry.kind, entry.rank)), None)
+            if option is None:
                 return None
-        return {node: option for node in self.options if (option := chosen.get(node)) is not None}
+            chosen[entry.node] = option
+        return {node: chosen[node] for node in self.options if node in chosen}
 
     @property
     def base_choices(self) -> dict[str, Option]:

@@ -12,7 +12,7 @@ from ranksmith.progress import Progress
 from ranksmith.results import LatencyPair, Manifest, RankPlan, Speedup
 from ranksmith.runtime.session import default_threads, open_session
 from ranksmith.search.evidence import boldest
-from ranksmith.workflow.build import Builder, chains_key
+from ranksmith.workflow.build import Builder
 from ranksmith.workflow.cache import Cache
 from ranksmith.workflow.compress import gate
 from ranksmith.workflow.compress.elsewhere import elsewhere
@@ -22,7 +22,7 @@ from ranksmith.workflow.compress.job import CompressOptions, Job, Prepared
 from ranksmith.workflow.compress.manifest import Result, make_manifest
 from ranksmith.workflow.compress.prepare import prepare
 from ranksmith.workflow.compress.selection import select
-from ranksmith.workflow.compress.statistics import gather_statistics
+from ranksmith.workflow.compress.statistics import gather_statistics, statistics_key
 from ranksmith.workflow.compress.write import write_bundle
 from ranksmith.workflow.inputs import Inputs
 from ranksmith.workflow.source import ModelSource
@@ -81,7 +81,7 @@ def compress(
         threads=default_threads(),
         seed=options.seed,
         cache=job.cache,
-        key=chains_key(prepared.source_sha256, prepared.calibration_sha256, job.preprocess, options.seed),
+        key=statistics_key(job, prepared, "chains", seed=options.seed),
     )
     families = set_up(job, prepared, statistics, builder)
     with tempfile.TemporaryDirectory(prefix="ranksmith-") as scratch:

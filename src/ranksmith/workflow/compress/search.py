@@ -172,17 +172,17 @@ class FamilySearch:
         if self.job.options.objective != "latency":
             return sweep
         known = [
-            make_plan(choices)
+            (self.family.predicted_ms(choices), make_plan(choices))
             for plan in self.earlier
             if (choices := self.family.choices(plan))
             and not any(node in choices and choices[node].kind for node in self.family.excluded)
         ]
         found: list[Plan] = []
         for plan in sweep:
-            slowest = (1 + _NEARLY) * self.family.predicted_ms(plan.choices)
-            alike = [each for each in known if each.damage <= plan.damage]
-            best = min(alike, key=lambda each: self.family.predicted_ms(each.choices), default=plan)
-            taken = best if self.family.predicted_ms(best.choices) <= slowest else plan
+            own_ms = self.family.predicted_ms(plan.choices)
+            gentler = [(ms, each) for ms, each in known if each.damage <= plan.damage]
+            ms, best = min(gentler, key=lambda pair: pair[0], default=(own_ms, plan))
+            taken = best if ms <= (1 + _NEARLY) * own_ms else plan
             if not found or taken.choices != found[-1].choices:
                 found.append(taken)
         return found

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ranksmith.lowrank.fisher import GradientStatistics
 from ranksmith.lowrank.statistics import InputStatistics
 from ranksmith.runtime.session import default_threads
-from ranksmith.workflow.cache import key_of
+from ranksmith.workflow.cache import calibrated_key
 from ranksmith.workflow.compress.job import Job, Prepared
 from ranksmith.workflow.fisher import gather_fisher
 from ranksmith.workflow.statistics import Need, Statistics, gather, needs_of, passes
@@ -21,13 +21,7 @@ __all__ = ["gather_statistics", "statistics_key"]
 
 def statistics_key(job: Job, prepared: Prepared, what: str, **more: object) -> str:
     """A cache key of what was gathered of the calibration images of this model."""
-    return key_of(
-        what,
-        source=prepared.source_sha256,
-        calibration=prepared.calibration_sha256,
-        preprocess=str(job.preprocess),
-        **more,
-    )
+    return calibrated_key(what, prepared.source_sha256, prepared.calibration_sha256, job.preprocess, **more)
 
 
 def gather_statistics(job: Job, prepared: Prepared) -> Statistics:
