@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 
 from ranksmith.data.loader import load
 from ranksmith.data.npz import ArrayDataset
@@ -20,6 +21,7 @@ from ranksmith.measure.accuracy import (
     logits,
     score,
     single_input,
+    squared_change,
     top_k_hits,
 )
 from ranksmith.results import Preprocess
@@ -162,3 +164,14 @@ def test_labels_of_another_number_than_the_outputs_are_told_with_both() -> None:
     with pytest.raises(DataError, match="up to 12 do not match the number of outputs, 10"):
         check_labels(_dataset(2, [0, 12]), 10)
     check_labels(_dataset(2, [0, 9]), 10)
+
+
+def test_squared_change_is_of_centred_logits_and_the_limit_of_a_hot_divergence() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(30, 10))
+    b = a + 0.1 * rng.normal(size=a.shape)
+    assert squared_change(a, a + rng.normal(size=(30, 1))) == pytest.approx(0.0, abs=1e-20)
+    assert squared_change(a, b) == pytest.approx(squared_change(b, a))
+    assert squared_change(a, b) == pytest.approx(squared_change(softmax(a, axis=1), softmax(b, axis=1)))
+    hot = 1e3
+    assert squared_change(a, b) == pytest.approx(2 * hot**2 * kl(a / hot, b / hot), rel=1e-2)

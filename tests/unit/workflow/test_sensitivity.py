@@ -17,7 +17,7 @@ from ranksmith.graph import io
 from ranksmith.graph.decompose import replace_conv
 from ranksmith.graph.query import conv_context
 from ranksmith.graph.rounding import round_conv
-from ranksmith.measure.accuracy import kl
+from ranksmith.measure.accuracy import kl, squared_change
 from ranksmith.progress import Advance, Silent
 from ranksmith.runtime.session import open_session
 from ranksmith.search.candidates import Option
@@ -26,7 +26,7 @@ from ranksmith.workflow.cache import Cache
 from ranksmith.workflow.compress import sensitivity
 from ranksmith.workflow.compress.job import CompressOptions, Job, Prepared
 from ranksmith.workflow.compress.prepare import prepare
-from ranksmith.workflow.compress.sensitivity import damage_curves, damages_in_int8, tried_chain
+from ranksmith.workflow.compress.sensitivity import measure_damages, tried_chain
 from ranksmith.workflow.images import first_batches
 from ranksmith.workflow.source import ModelSource
 from ranksmith.workflow.statistics import Statistics
@@ -70,8 +70,8 @@ def answers(content: bytes, prepared: Prepared, output: str = "scores") -> Array
     return run(onnx.load_model_from_string(content), {"image": images_of(prepared)})[output]
 
 
-def damage_in_int8(prepared: Prepared, node: str, output: str = "scores") -> float:
-    """Of the whole model with one Conv in int8."""
+def in_int8(prepared: Prepared, node: str) -> bytes:
+    """The whole model with one Conv in int8."""
     value = conv_context(prepared.folded, node).input_value
     watched = onnx.load_model_from_string(prepared.folded_bytes)
     if value != "image":
@@ -81,44 +81,82 @@ def damage_in_int8(prepared: Prepared, node: str, output: str = "scores") -> flo
         seen = images_of(prepared)
     model = prepared.folded.clone()
     round_conv(model, node, float(seen.min()), float(seen.max()))
-    return kl(answers(prepared.folded_bytes, prepared, output), answers(io.to_bytes(model), prepared, output))
+    return io.to_bytes(model)
 
 
-def test_a_curve_is_what_the_whole_model_loses_by_each_chain(tmp_path: Path) -> None:
+def in_factors(job: Job, prepared: Prepared, builder: Builder, option: Option) -> bytes:
+    """The whole model with one Conv decomposed."""
+    model = prepared.folded.clone()
+    replace_conv(model, option.node, tried_chain(job, builder, option))
+    return io.to_bytes(model)
+
+
+class Whole:
+    """What whole models say: the squared change of each, and the divergence of all per squared change."""
+
+    def __init__(self, prepared: Prepared, output: str = "scores") -> None:
+        self.prepared, self.output = prepared, output
+        self.original = answers(prepared.folded_bytes, prepared, output)
+        self.seen: list[Array] = []
+
+    def squared(self, model: bytes) -> float:
+        self.seen.append(answers(model, self.prepared, self.output))
+        return squared_change(self.original, self.seen[-1])
+
+    @property
+    def rate(self) -> float:
+        return sum(kl(self.original, each) for each in self.seen) / sum(
+            squared_change(self.original, each) for each in self.seen
+        )
+
+
+def test_damages_are_what_the_whole_model_loses_in_whatever_order_the_layers_are_named(tmp_path: Path) -> None:
     job, prepared, builder = set_up(tmp_path, network())
     listed = options(prepared)
     assert {"block0/conv1", "block1/conv2", "block1/shortcut"} <= set(listed)
-    curves = damage_curves(job, prepared, builder, listed, "scores")
-    assert list(curves) == list(listed)
-    original = answers(prepared.folded_bytes, prepared)
-    for node, tried in listed.items():
-        assert len(curves[node].points) == 2
-        for one in tried:
-            model = prepared.folded.clone()
-            replace_conv(model, node, tried_chain(job, builder, one))
-            expected = kl(original, answers(io.to_bytes(model), prepared))
-            assert expected > 0
-            assert dict(curves[node].points)[one.error] == pytest.approx(expected, rel=1e-3, abs=1e-9)
-
-
-def test_so_it_is_in_int8_in_whatever_order_the_layers_are_named(tmp_path: Path) -> None:
-    job, prepared, _ = set_up(tmp_path, network())
     nodes = [info.node for info in reversed(prepared.infos)]
-    found = damages_in_int8(job, prepared, nodes, "scores")
-    assert list(found) == nodes
+    damages = measure_damages(job, prepared, builder, listed, "scores", nodes)
+    assert list(damages.curves) == list(listed)
+    assert list(damages.in_int8) == nodes
+    whole = Whole(prepared)
+    factors = {
+        (node, one.error): whole.squared(in_factors(job, prepared, builder, one))
+        for node, tried in listed.items()
+        for one in tried
+    }
+    rounded = {node: whole.squared(in_int8(prepared, node)) for node in nodes}
+    for node in listed:
+        assert len(damages.curves[node].points) == 2
+        for error, damage in damages.curves[node].points:
+            assert damage == pytest.approx(whole.rate * factors[node, error], rel=1e-2)
+            assert damage > 0
     for node in nodes:
         # What lies on the edge between two levels falls to either side.
-        assert found[node] == pytest.approx(damage_in_int8(prepared, node), rel=0.05)
+        assert damages.in_int8[node] == pytest.approx(whole.rate * rounded[node], rel=0.05)
 
 
 def test_layers_that_were_measured_are_remembered_and_the_others_give_the_same(tmp_path: Path) -> None:
     job, prepared, _ = set_up(tmp_path, network())
     nodes = [info.node for info in prepared.infos]
-    first = damages_in_int8(job, prepared, nodes[2:4], "scores")
-    every = damages_in_int8(job, prepared, nodes, "scores")
-    alone = damages_in_int8(replace(job, cache=Cache(tmp_path / "empty")), prepared, nodes, "scores")
-    assert every == alone
-    assert {node: every[node] for node in first} == first
+    only(job, prepared, nodes[2:4])
+    progress = Counting()
+    every = only(replace(job, progress=progress), prepared, nodes)
+    assert progress.counts == [2, *[1] * (len(nodes) - 2)]
+    assert every == only(replace(job, cache=Cache(tmp_path / "empty")), prepared, nodes)
+
+
+class Counting(Silent):
+    """Keeps the steps of the last stage."""
+
+    @contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
+        self.counts: list[int] = []
+        yield self.counts.append
+
+
+def only(job: Job, prepared: Prepared, nodes: list[str], output: str = "scores") -> dict[str, float]:
+    """The damages of int8 alone."""
+    return measure_damages(job, prepared, Builder(prepared.folded, Statistics(), threads=1), {}, output, nodes).in_int8
 
 
 def two_headed() -> onnx.ModelProto:
@@ -137,10 +175,12 @@ def two_headed() -> onnx.ModelProto:
 @pytest.mark.parametrize(("output", "other"), [("early", "late"), ("late", "early")])
 def test_a_layer_that_the_answer_does_not_depend_on_does_no_damage(tmp_path: Path, output: str, other: str) -> None:
     job, prepared, _ = set_up(tmp_path, two_headed())
-    found = damages_in_int8(job, prepared, ["stem", "early", "late"], f"{output}/scores")
+    found = only(job, prepared, ["stem", "early", "late"], f"{output}/scores")
     assert found[other] == 0.0
+    whole = Whole(prepared, f"{output}/scores")
+    squared = {node: whole.squared(in_int8(prepared, node)) for node in ("stem", output)}
     for node in ("stem", output):
-        assert found[node] == pytest.approx(damage_in_int8(prepared, node, f"{output}/scores"), rel=0.05)
+        assert found[node] == pytest.approx(whole.rate * squared[node], rel=0.05)
         assert found[node] > 0
 
 
@@ -155,7 +195,7 @@ def test_what_follows_a_block_is_opened_once_for_all_its_layers(
         return open_session(model, **given)
 
     monkeypatch.setattr(sensitivity, "open_session", watching)
-    damages_in_int8(job, prepared, [info.node for info in prepared.infos], "scores")
+    only(job, prepared, [info.node for info in prepared.infos])
     # The whole model, what follows the stem and the first block, and the second block with each Conv of its own.
     assert sum("fc" in nodes for nodes in opened) == 1 + 2 + 3
 
@@ -180,14 +220,15 @@ def test_what_was_measured_before_an_interruption_stays(tmp_path: Path) -> None:
     job, prepared, _ = set_up(tmp_path, network())
     nodes = [info.node for info in prepared.infos]
     with pytest.raises(KeyboardInterrupt):
-        damages_in_int8(replace(job, progress=Impatient()), prepared, nodes, "scores")
-    stored = list(job.cache.directory.glob("sensitivity-*.json"))
+        only(replace(job, progress=Impatient()), prepared, nodes)
+    stored = list(job.cache.directory.glob("moved-*.json"))
     assert len(stored) == 1
 
 
 def test_without_images_there_is_nothing_to_measure(tmp_path: Path) -> None:
     job, prepared, builder = set_up(tmp_path, network())
     job = replace(job, options=replace(job.options, sensitivity=0))
-    curves = damage_curves(job, prepared, builder, options(prepared), "scores")
-    assert all(not curve.points for curve in curves.values())
-    assert damages_in_int8(job, prepared, ["stem"], "scores") == {"stem": 0.0}
+    damages = measure_damages(job, prepared, builder, options(prepared), "scores", ["stem"])
+    assert list(damages.curves) == list(options(prepared))
+    assert all(not curve.points for curve in damages.curves.values())
+    assert damages.in_int8 == {"stem": 0.0}

@@ -20,7 +20,7 @@ from ranksmith.workflow.compress.consider import Options, list_options, millisec
 from ranksmith.workflow.compress.family import Family
 from ranksmith.workflow.compress.job import Job, Prepared
 from ranksmith.workflow.compress.profile import layer_times
-from ranksmith.workflow.compress.sensitivity import damage_curves, damages_in_int8
+from ranksmith.workflow.compress.sensitivity import Damages, measure_damages
 from ranksmith.workflow.compress.statistics import statistics_key
 from ranksmith.workflow.quantize import best_ranges
 from ranksmith.workflow.statistics import Statistics
@@ -68,17 +68,29 @@ def set_up(job: Job, prepared: Prepared, statistics: Statistics, builder: Builde
     with job.clock.stage("latency table"):
         dense_ms = layer_times(job, prepared, prepared.folded_bytes)[0].conv_ms
         timed = time_options(job, prepared, listed, dense_ms, "fp32")
+    wants_int8 = _wants_int8(job, prepared, notes)
     with job.clock.stage("sensitivity"):
-        curves = damage_curves(job, prepared, builder, listed, output)
+        in_int8 = [*listed, *_others(prepared, listed)] if wants_int8 else []
+        damages = measure_damages(job, prepared, builder, listed, output, in_int8)
     low_rank = Family("fp32", prepared.folded_bytes, _model_ms(job, prepared.folded_bytes), dense_ms, timed)
-    low_rank.with_damages(curves, {})
-    int8 = _int8(job, prepared, builder, low_rank, listed, curves, output, notes) if _wants_int8(job) else None
-    return Families(low_rank, int8, curves, output, notes)
+    low_rank.with_damages(damages.curves, {})
+    int8 = _int8(job, prepared, builder, low_rank, listed, damages, notes) if wants_int8 else None
+    return Families(low_rank, int8, damages.curves, output, notes)
 
 
-def _wants_int8(job: Job) -> bool:
+def _wants_int8(job: Job, prepared: Prepared, notes: list[str]) -> bool:
     # Multiply-adds do not depend on the precision, so there is nothing to gain by it.
-    return job.options.precision != "fp32" and job.options.objective != "macs"
+    if job.options.precision == "fp32" or job.options.objective == "macs":
+        return False
+    try:
+        quantizable_values(prepared.folded_bytes)
+    except ModelError as error:
+        if job.options.precision == "int8":
+            raise
+        notes.append(f"int8 was left out: {error.message}")
+        job.progress.note(notes[-1])
+        return False
+    return True
 
 
 def _int8(
@@ -87,18 +99,9 @@ def _int8(
     builder: Builder,
     low_rank: Family,
     listed: Options,
-    curves: Mapping[str, DamageCurve],
-    output: str,
+    damages: Damages,
     notes: list[str],
-) -> Family | None:
-    try:
-        quantizable_values(prepared.folded_bytes)
-    except ModelError as error:
-        if job.options.precision == "int8":
-            raise
-        notes.append(f"int8 was left out: {error.message}")
-        job.progress.note(notes[-1])
-        return None
+) -> Family:
     with job.clock.stage("int8"):
         method, ranges, table = _ranges(job, prepared, builder)
         notes.append(
@@ -115,9 +118,8 @@ def _int8(
         dense_ms = layer_times(job, prepared, base)[0].conv_ms
         options = {**_worth_timing(job, prepared, low_rank.options), **{node: [] for node in others}}
         timed = time_options(job, everything, options, dense_ms, "int8", low_rank.dense_ms)
-        in_int8 = damages_in_int8(job, prepared, list(timed), output)
     family = Family("int8", base, _model_ms(job, base), dense_ms, timed, ranges=method)
-    family.with_damages(curves, in_int8)
+    family.with_damages(damages.curves, damages.in_int8)
     return family
 
 

@@ -1,8 +1,13 @@
 """How much each layer's error hurts, measured on the model's answers.
 
 One layer at a time is decomposed, mildly and strongly, and the rest of the model behind it is run on a few
-calibration images; so is every layer brought to int8 by itself. The divergence from the original's answers is the
+calibration images; so is every layer brought to int8 by itself. How far the answers move from the original's is the
 damage (`search.damage` makes a curve of it).
+
+The distance that tells layers apart is the mean square of the change of the centred logits, not the divergence: of KL
+most comes from the few images that the model is unsure of, so that on sixteen images it says more about these than
+about the layer. Both grow with the square of the error, and their ratio is the images' and no layer's, so what was
+measured of all layers together turns the one into the other, and damages are in nats.
 
 The model is walked from bottleneck to bottleneck (`graph.split.bottlenecks`). A variant is a session of what lies
 between its layer and the next bottleneck; what follows that is one session for all variants before it.
@@ -16,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -27,7 +32,7 @@ from ranksmith.graph.decompose import replace_conv
 from ranksmith.graph.query import conv_context
 from ranksmith.graph.rounding import round_conv
 from ranksmith.graph.split import between, bottlenecks, split
-from ranksmith.measure.accuracy import as_logits, kl
+from ranksmith.measure.accuracy import as_logits, kl, squared_change
 from ranksmith.runtime.session import Session, default_threads, open_session
 from ranksmith.search.candidates import Option, pareto
 from ranksmith.search.damage import DamageCurve
@@ -36,7 +41,7 @@ from ranksmith.workflow.compress.job import Job, Prepared
 from ranksmith.workflow.compress.statistics import statistics_key
 from ranksmith.workflow.images import first_batches
 
-__all__ = ["damage_curves", "damages_in_int8", "tried_chain", "tried_options"]
+__all__ = ["Damages", "measure_damages", "tried_chain", "tried_options"]
 
 Array = NDArray[Any]
 
@@ -48,84 +53,112 @@ _AT_ONCE = 8
 _WORKERS = 4
 
 
-def damage_curves(
-    job: Job, prepared: Prepared, builder: Builder, listed: Mapping[str, Sequence[Option]], output: str
-) -> dict[str, DamageCurve]:
-    """Damage against error of each layer that has options.
+@dataclass(frozen=True)
+class Damages:
+    """What was found out of every layer, in nats.
+
+    Attributes:
+        curves: damage against error of each layer that has options.
+        in_int8: damage of each Conv by itself in int8.
+    """
+
+    curves: dict[str, DamageCurve]
+    in_int8: dict[str, float]
+
+
+class _Variant(NamedTuple):
+    """A change of one Conv: to factors, or to int8 where there is no option."""
+
+    node: str
+    option: Option | None
+
+
+class _Moved(NamedTuple):
+    """How far a variant moved the answers: mean KL in nats, and the mean squared change of the centred logits."""
+
+    kl: float
+    squared: float
+
+
+def measure_damages(
+    job: Job,
+    prepared: Prepared,
+    builder: Builder,
+    listed: Mapping[str, Sequence[Option]],
+    output: str,
+    in_int8: Sequence[str] = (),
+) -> Damages:
+    """The damage that each layer's options do, and int8 does to each Conv.
 
     Args:
+        listed: options by node.
         output: the model's class output.
+        in_int8: the Convs to bring to int8.
     """
-    worth = {node: tried_options(options) for node, options in listed.items() if options}
+    decomposed = [_Variant(node, option) for node, options in listed.items() for option in tried_options(options)]
+    rounded = [_Variant(node, None) for node in in_int8]
     if not job.options.sensitivity:
-        return {node: DamageCurve() for node in worth}
-
-    def variants(behind: _Behind) -> list[bytes]:
-        return [behind.decomposed(tried_chain(job, builder, option)) for option in worth[behind.node]]
-
-    def points(node: str, damages: Sequence[float]) -> list[tuple[float, float]]:
-        return [(option.error, damage) for option, damage in zip(worth[node], damages, strict=True)]
-
-    keys = {
-        node: _key(
-            job,
-            prepared,
-            node,
-            tried=[(option.kind, option.rank) for option in options],
-            weighted=job.options.weighted,
-            seed=job.options.seed,
-        )
-        for node, options in worth.items()
-    }
-    found = _measured(job, prepared, output, keys, variants, points, "Measuring how much each layer matters")
-    return {node: DamageCurve([(error, damage) for error, damage in pairs]) for node, pairs in found.items()}
+        return Damages({node: DamageCurve() for node, _ in decomposed}, dict.fromkeys(in_int8, 0.0))
+    moved = _measured(job, prepared, builder, [*decomposed, *rounded], output)
+    damage = _in_nats(moved)
+    points: dict[str, list[tuple[float, float]]] = {}
+    for node, option in decomposed:
+        assert option is not None
+        points.setdefault(node, []).append((option.error, damage[node, option]))
+    return Damages(
+        {node: DamageCurve(found) for node, found in points.items()}, {node: damage[node, None] for node in in_int8}
+    )
 
 
-def damages_in_int8(job: Job, prepared: Prepared, nodes: Sequence[str], output: str) -> dict[str, float]:
-    """Damage of each Conv by itself in int8."""
-    if not job.options.sensitivity:
-        return dict.fromkeys(nodes, 0.0)
-    keys = {node: _key(job, prepared, node, precision="int8") for node in nodes}
-
-    def variants(behind: _Behind) -> list[bytes]:
-        return [behind.rounded()]
-
-    def only(_: str, damages: Sequence[float]) -> float:
-        return damages[0]
-
-    return _measured(job, prepared, output, keys, variants, only, "Measuring what int8 does to each layer")
+def _in_nats(moved: Mapping[_Variant, _Moved]) -> dict[tuple[str, Option | None], float]:
+    """The squared changes at the rate, in nats, that all of them have together."""
+    squared = sum(each.squared for each in moved.values())
+    rate = sum(each.kl for each in moved.values()) / squared if squared else 0.0
+    return {variant: rate * each.squared for variant, each in moved.items()}
 
 
-def _key(job: Job, prepared: Prepared, node: str, **more: object) -> str:
-    return statistics_key(job, prepared, "sensitivity", images=job.options.sensitivity, node=node, **more)
+def _key(job: Job, prepared: Prepared, variant: _Variant) -> str:
+    options, (node, option) = job.options, variant
+    if option is None:
+        how: dict[str, object] = {"precision": "int8"}
+    else:
+        how = {"kind": option.kind, "rank": option.rank, "weighted": options.weighted, "seed": options.seed}
+    return statistics_key(job, prepared, "moved", images=options.sensitivity, node=node, **how)
 
 
 def _measured(
-    job: Job,
-    prepared: Prepared,
-    output: str,
-    keys: Mapping[str, str],
-    variants: Callable[[_Behind], Sequence[bytes]],
-    record: Callable[[str, Sequence[float]], Any],
-    title: str,
-) -> dict[str, Any]:
-    """What `record` makes of each node's damages by its `variants`, from the cache where it is there."""
-    found = {node: job.cache.json(key) for node, key in keys.items()}
-    missing = [node for node, value in found.items() if value is None]
-    measured = _damages(job, prepared, output, missing, variants)
-    with job.progress.stage(title, len(keys)) as advance, closing(measured):
-        advance(len(keys) - len(missing))
-        for node, damages in measured:
-            found[node] = record(node, damages)
-            job.cache.put_json(keys[node], found[node])
+    job: Job, prepared: Prepared, builder: Builder, variants: Sequence[_Variant], output: str
+) -> dict[_Variant, _Moved]:
+    """How far each variant moves the answers, from the cache where it is there."""
+    keys = {variant: _key(job, prepared, variant) for variant in variants}
+    stored: dict[_Variant, Any] = {variant: job.cache.json(key) for variant, key in keys.items()}
+    missing: dict[str, list[_Variant]] = {}
+    for variant, value in stored.items():
+        if value is None:
+            missing.setdefault(variant.node, []).append(variant)
+
+    def contents(behind: _Behind) -> list[bytes]:
+        return [
+            behind.rounded() if option is None else behind.decomposed(tried_chain(job, builder, option))
+            for _, option in missing[behind.node]
+        ]
+
+    nodes = {variant.node for variant in variants}
+    measured = _damages(job, prepared, output, list(missing), contents)
+    with job.progress.stage("Measuring how much each layer matters", len(nodes)) as advance, closing(measured):
+        advance(len(nodes) - len(missing))
+        for node, found in measured:
+            for variant, moved in zip(missing[node], found, strict=True):
+                stored[variant] = list(moved)
+                job.cache.put_json(keys[variant], stored[variant])
             advance(1)
-    return found
+    return {variant: _Moved(*value) for variant, value in stored.items()}
 
 
 def _damages(
-    job: Job, prepared: Prepared, output: str, nodes: Sequence[str], variants: Callable[[_Behind], Sequence[bytes]]
-) -> Generator[tuple[str, list[float]], None, None]:
-    """Each node's damages, in the order of the graph.
+    job: Job, prepared: Prepared, output: str, nodes: Sequence[str], contents: Callable[[_Behind], Sequence[bytes]]
+) -> Generator[tuple[str, list[_Moved]], None, None]:
+    """What each node's variants do, in the order of the graph.
 
     Variants run side by side, each on its share of the cores: opening a session and what Python does are of one
     thread, and so cost nothing but their own core's time.
@@ -134,11 +167,11 @@ def _damages(
         return
     images = [batch.images for batch in first_batches(prepared.calibration.batches(), job.options.sensitivity)]
     workers = min(_WORKERS, default_threads())
-    pending: deque[tuple[str, list[Future[float]]]] = deque()
+    pending: deque[tuple[str, list[Future[_Moved]]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="ranksmith-variant")
     try:
         for behind in _behind_each(prepared, images, output, nodes, default_threads() // workers):
-            pending.append((behind.node, [pool.submit(behind.damage, content) for content in variants(behind)]))
+            pending.append((behind.node, [pool.submit(behind.moved, content) for content in contents(behind)]))
             # One more than there are workers, so that they have work while the next block is made ready.
             if len(pending) > workers:
                 yield _finished(pending.popleft())
@@ -148,7 +181,7 @@ def _damages(
         pool.shutdown(cancel_futures=True)
 
 
-def _finished(measured: tuple[str, list[Future[float]]]) -> tuple[str, list[float]]:
+def _finished(measured: tuple[str, list[Future[_Moved]]]) -> tuple[str, list[_Moved]]:
     node, futures = measured
     return node, [future.result() for future in futures]
 
@@ -239,8 +272,8 @@ class _Behind:
         round_conv(model, self.node, low, high)
         return io.to_bytes(model)
 
-    def damage(self, variant: bytes) -> float:
-        """Mean KL of the answers from the original's, with a variant in the part's place."""
+    def moved(self, variant: bytes) -> _Moved:
+        """How far the answers are from the original's with a variant in the part's place."""
         session = open_session(variant, threads=self.threads)
         answers = []
         for feeds in self.feeds:
@@ -248,7 +281,8 @@ class _Behind:
             if self.rest is not None:
                 [value] = self.rest.run({self.end: value}, [self.output])
             answers.append(as_logits(value, session.name))
-        return kl(self.original, np.concatenate(answers))
+        found = np.concatenate(answers)
+        return _Moved(kl(self.original, found), squared_change(self.original, found))
 
 
 def tried_options(options: Sequence[Option]) -> list[Option]:
