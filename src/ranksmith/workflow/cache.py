@@ -23,7 +23,7 @@ from ranksmith.files import atomic_file
 __all__ = ["Cache", "calibrated_key", "key_of"]
 
 # Raised when the meaning of what is stored changes.
-_FORMAT = 5
+_FORMAT = 6
 # What NumPy and zipfile raise, depending on which byte of an archive is wrong.
 _DAMAGED = (ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
 

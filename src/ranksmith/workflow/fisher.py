@@ -1,14 +1,14 @@
 """What the model's answers say about each Conv's output: gradients over images, streamed into Fisher matrices.
 
-For every image a label is drawn from the model's own class probabilities p, and −log p(label) is differentiated with
-respect to the output of each Conv. Labels are drawn with one number an image, in their order, so they do not depend
-on how images are batched.
+For every image a random direction u of the centred logits z is drawn, normal in every class, and u·z is differentiated
+with respect to the output of each Conv: one backward pass, however many classes there are (Hutchinson 1990). Numbers
+are drawn image by image, so they do not depend on how images are batched.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ranksmith.data.dataset import Dataset
 from ranksmith.data.loader import load
 from ranksmith.errors import DataError
-from ranksmith.graph.gradient import DRAW, gradient_name, score_model
+from ranksmith.graph.gradient import SEED, gradient_model, gradient_name, logits_of
 from ranksmith.graph.io import to_bytes
 from ranksmith.graph.query import conv_context, conv_layer
 from ranksmith.lowrank.fisher import GradientStatistics
@@ -58,7 +58,7 @@ def gather_fisher(
     Args:
         model: normalized.
         batch: at most so many images at once; a fixed batch of the model goes before.
-        seed: of the labels that are drawn.
+        seed: of the directions that are drawn.
         skipped: reasons that the user has been told already; new ones are added.
 
     Returns:
@@ -70,11 +70,13 @@ def gather_fisher(
     """
     indices = indices[:_ENOUGH_IMAGES]
     source, output, fixed = _ends(model, threads)
+    logits = logits_of(model, output)
     values = {conv_context(model, node).output_value: node for node in nodes}
-    gradients, reached = score_model(model, list(values), output)
+    gradients, reached = gradient_model(model, list(values), logits)
     found = {values[value]: GradientStatistics(conv_layer(model, values[value]).out_channels) for value in reached}
-    if not reached:
-        return found
+    classes = _shape_of(gradients.graph.inputs, SEED)
+    if not reached or not classes:
+        return {}
 
     sizes = {value: _bytes_of(gradients, gradient_name(value)) for value in reached}
     at_once = fixed or max(1, min(batch, _BUDGET_BYTES // sum(sizes.values())))
@@ -83,12 +85,14 @@ def gather_fisher(
     with progress.stage(title, len(indices) * len(passes)) as advance:
         for wanted in passes:
             if len(passes) > 1:
-                gradients, _ = score_model(model, wanted, output)
+                gradients, _ = gradient_model(model, wanted, logits)
             targets = {gradient_name(value): found[values[value]] for value in wanted}
             backward = open_session(to_bytes(gradients), threads=threads)
             draws = np.random.default_rng(seed)
             for images in load(dataset, indices, preprocess, batch=at_once, skipped=skipped, warn=progress.warn):
-                _take(backward, source, images.images, draws.random(len(images)), targets, fixed)
+                directions = draws.standard_normal((len(images), *classes), np.float32)
+                directions -= directions.mean(axis=1, keepdims=True)
+                _take(backward, source, images.images, directions, targets, fixed)
                 advance(len(images))
     if not next(iter(found.values())).images:
         raise DataError(f"not one image of {dataset.name} could be read", hint=skipped[0] if skipped else None)
@@ -105,20 +109,27 @@ def _take(
     session: Session,
     source: str,
     images: NDArray[np.float32],
-    draws: NDArray[np.float64],
+    directions: NDArray[np.float32],
     targets: Mapping[str, GradientStatistics],
     fixed: int | None,
 ) -> None:
     """Update `targets` with the gradients for some images, which are filled up to a `fixed` batch."""
     count = len(images)
     if fixed is not None and count < fixed:
-        images = np.concatenate([images, np.repeat(images[-1:], fixed - count, axis=0)])
-        draws = np.concatenate([draws, np.zeros(fixed - count)])
-    wanted = next(value for value in session.inputs if value.name == DRAW)
-    axes = len(wanted.shape or (0, 0))
-    feeds = {source: images, DRAW: draws.reshape(-1, *[1] * (axes - 1)).astype(wanted.dtype)}
+        images, directions = (
+            np.concatenate([array, np.repeat(array[-1:], fixed - count, axis=0)]) for array in (images, directions)
+        )
+    wanted = next(value for value in session.inputs if value.name == SEED)
+    feeds = {source: images, SEED: directions.astype(wanted.dtype)}
     for gradient, statistics in zip(session.run(feeds, list(targets)), targets.values(), strict=True):
         statistics.update(gradient[:count])
+
+
+def _shape_of(values: Iterable[ir.Value], name: str) -> list[int]:
+    """For one image; empty where it is unknown."""
+    shape = next(value.shape for value in values if value.name == name)
+    dims = [dim for dim in (shape or ())[1:] if isinstance(dim, int)]
+    return dims if shape is not None and len(dims) == len(shape) - 1 else []
 
 
 def _bytes_of(gradients: ir.Model, name: str) -> int:

@@ -20,7 +20,7 @@ from ranksmith.workflow.decompose import load_folded
 from ranksmith.workflow.fisher import gather_fisher
 from ranksmith.workflow.source import ModelSource
 from tests.models import run, save
-from tests.unit.workflow.scene import PREPROCESS, Array, Net, inputs_of, network, pictures
+from tests.unit.workflow.scene import CLASSES, PREPROCESS, Array, Net, inputs_of, network, pictures
 
 NODES = ("stem", "block0/conv2", "block1/conv1", "block1/shortcut")
 
@@ -40,7 +40,7 @@ def gathered(model: ir.Model, images: Array, **options: object) -> dict[str, Gra
     return gather_fisher(model, **{"nodes": NODES, **given, **options})  # type: ignore[arg-type]
 
 
-def test_it_is_the_gradient_of_the_drawn_labels_loss(folded: ir.Model) -> None:
+def test_it_is_the_gradient_along_a_random_direction_of_the_centred_logits(folded: ir.Model) -> None:
     images = pictures(3)
     found = gathered(folded, images)["block1/conv1"]
     assert found.images == 3
@@ -53,10 +53,8 @@ def test_it_is_the_gradient_of_the_drawn_labels_loss(folded: ir.Model) -> None:
         proto.graph.output.append(onnx.helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, None))
     answer = run(proto, {"image": inputs_of(images[:1])})
     weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
-    p = np.exp(answer["scores"][0].astype(np.float64) - answer["scores"].max())
-    p /= p.sum()
-    label = int((np.cumsum(p) <= np.random.default_rng(3).random()).sum())
-    pooled = weights["fc_weight"].T.astype(np.float64) @ (p - np.eye(len(p))[label])
+    direction = np.random.default_rng(3).standard_normal(answer["scores"].shape[1], np.float32).astype(np.float64)
+    pooled = weights["fc_weight"].T.astype(np.float64) @ (direction - direction.mean())
     mask = answer[add.output[0]][0] > 0
     g = pooled[:, None, None] * mask / mask[0].size
     np.testing.assert_allclose(last.fisher, np.einsum("chw,dhw->cd", g, g), rtol=1e-3, atol=1e-7 * np.square(g).sum())
@@ -76,7 +74,7 @@ def test_neither_the_batch_nor_the_number_of_passes_matters(folded: ir.Model, mo
             )
 
 
-def test_another_seed_draws_other_labels(folded: ir.Model) -> None:
+def test_another_seed_draws_other_directions(folded: ir.Model) -> None:
     images = pictures(7)
     one, other = gathered(folded, images), gathered(folded, images, seed=4)
     assert not np.allclose(one["stem"].weighting(), other["stem"].weighting(), rtol=1e-3)
@@ -107,6 +105,27 @@ def test_what_cannot_be_reached_is_absent(tmp_path: Path) -> None:
     found = gathered(loaded(tmp_path, model), pictures(2), nodes=["block0/conv1", "block0/conv2"])
     assert list(found) == ["block0/conv2"]
     assert gathered(loaded(tmp_path, model), pictures(2), nodes=["block0/conv1"]) == {}
+
+
+def test_answers_of_unknown_shape_have_no_gradient(tmp_path: Path) -> None:
+    model = network()
+    make = onnx.helper.make_node
+    for name, value in (("zero", np.float32(0)), ("classes", np.float32(CLASSES)), ("rows", np.array([-1]))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+    # The number of classes is worked out from the image, as far as inference can see.
+    model.graph.node.extend(
+        [
+            make("ReduceMax", ["image"], ["most"], "most", keepdims=0),
+            make("Mul", ["most", "zero"], ["nothing"], "nothing"),
+            make("Add", ["nothing", "classes"], ["sum"], "sum"),
+            make("Cast", ["sum"], ["integer"], "integer", to=onnx.TensorProto.INT64),
+            make("Reshape", ["integer", "rows"], ["listed"], "listed"),
+            make("Concat", ["rows", "listed"], ["sizes"], "sizes", axis=0),
+            make("Reshape", ["scores", "sizes"], ["reshaped"], "reshape"),
+        ]
+    )
+    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("reshaped", onnx.TensorProto.FLOAT, None))
+    assert gathered(loaded(tmp_path, model), pictures(2)) == {}
 
 
 def test_unreadable_images_are_skipped_and_told_once(

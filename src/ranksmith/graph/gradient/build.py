@@ -10,20 +10,19 @@ would have got a part of its gradient through it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ranksmith.errors import ModelError, NodeNotFoundError
-from ranksmith.graph.gradient.label import drawn_label
 from ranksmith.graph.gradient.rules import find_rule
 from ranksmith.graph.gradient.tape import Tape
 from ranksmith.graph.gradient.upgrade import upgraded
 from ranksmith.graph.nodes import reads
 from ranksmith.graph.normalize import normalize
 
-__all__ = ["SEED", "gradient_model", "gradient_name", "score_model"]
+__all__ = ["SEED", "gradient_model", "gradient_name"]
 
 SEED = "ranksmith_seed"
 """The input that takes the weights u of the output's elements."""
@@ -52,34 +51,6 @@ def gradient_model(model: ir.Model, values: Sequence[str], output: str) -> tuple
         NodeNotFoundError: there is no such value.
         ModelError: the type of `output` cannot be inferred.
     """
-    return _differentiated(model, values, output, _given_seed)
-
-
-def score_model(model: ir.Model, values: Sequence[str], output: str) -> tuple[ir.Model, list[str]]:
-    """The gradients of −log p(label) with respect to `values`, for labels drawn from p.
-
-    Args:
-        model, values: as for `gradient_model`.
-        output: logits or probabilities, [N, classes] or [N, classes, 1, 1].
-
-    Returns:
-        As `gradient_model`, with the input `DRAW` ([N, 1], as many axes as `output`) in place of `SEED`: a number u of
-        [0, 1) for each image draws the class at which the cumulative probabilities pass u.
-
-    Raises:
-        NodeNotFoundError: there is no such value.
-        ModelError: the type of `output` cannot be inferred.
-    """
-    return _differentiated(model, values, output, drawn_label)
-
-
-def _given_seed(tape: Tape, target: ir.Value) -> ir.Value:
-    return tape.input(SEED, target.shape, target.type)
-
-
-def _differentiated(
-    model: ir.Model, values: Sequence[str], output: str, seed_of: Callable[[Tape, ir.Value], ir.Value]
-) -> tuple[ir.Model, list[str]]:
     model = upgraded(model)
     normalize(model)
     graph = model.graph
@@ -94,7 +65,7 @@ def _differentiated(
 
     nodes = list(graph)
     tape = Tape(model, _influenced(nodes, wanted))
-    tape.add(known[output], seed_of(tape, known[output]))
+    tape.add(known[output], tape.input(SEED, known[output].shape, known[output].type))
     incomplete = _backward(tape, nodes)
 
     graph.outputs.clear()
