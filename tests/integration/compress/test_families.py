@@ -23,7 +23,7 @@ from ranksmith.errors import ModelError, UsageError
 from ranksmith.report.explain import explain
 from ranksmith.results import Manifest, RankPlan, from_json
 from tests.integration.compress.desk import CALIBRATION, LABELS, Desk, Listener
-from tests.models import GraphBuilder
+from tests.models import GraphBuilder, run
 from tests.unit.workflow.scene import (
     HW,
     Arithmetic,
@@ -172,9 +172,12 @@ class TestModel:
         assert types["DequantizeLinear"]
         assert not types["BatchNormalization"]
         inputs, outputs = golden.load_golden(done.bundle / "golden.npz")
-        found = answers(done.bundle / "model.onnx", inputs["image"])
-        # Summed in another order a value can round to the next of the 256 steps of an activation.
-        np.testing.assert_allclose(found, outputs["scores"], atol=0.05 * np.abs(outputs["scores"]).max())
+        # Optimized, as it runs: what onnxruntime does without its integer kernels rounds otherwise.
+        rows = [
+            run(done.bundle / "model.onnx", {"image": image[None]}, optimize=True)["scores"]
+            for image in inputs["image"]
+        ]
+        np.testing.assert_allclose(np.concatenate(rows), outputs["scores"], atol=1e-4 * np.abs(outputs["scores"]).max())
         # Half of the weights are gone, and those that are left take a quarter of the room.
         assert manifest.cost_after.bytes < 0.5 * manifest.cost_before.bytes
 

@@ -19,7 +19,7 @@ __all__ = ["select"]
 
 # Of the damage that a plan which did not hold did beyond that of its family's base, what the next one may do: after the
 # first, the second and the third. Each look costs the intervals some width, so the steps grow.
-_MILDER = (0.7, 0.5, 0.25)
+_MILDER = (0.8, 0.6, 0.3)
 
 
 def select(job: Job, prepared: Prepared, families: Families, judge: Judge) -> Frontier:
