@@ -23,11 +23,12 @@ _FRACTIONS = np.linspace(0.95, 0.1, 18)
 def uniform_svd(job: Job, prepared: Prepared, judge: Judge, tried: Sequence[Tried], images: ImageSet) -> list[Tried]:
     """Weight SVD of all Convs, at the fraction that saves as many multiply-adds as the strongest float plan accepted.
 
-    Its ranks fill whole channel blocks, as ours do, so that only the choice of ranks and factors differs. None where
-    no float plan was accepted.
+    Its ranks fill whole channel blocks, as ours do, so that only the choice of ranks and factors differs. Where no
+    float plan was accepted, the mildest stands for it.
     """
-    accepted = [one for one in tried if one.plan.precision == "fp32" and one.is_accepted(job.options.confidence)]
-    saved = max((one.macs_saved for one in accepted), default=0)
+    in_float = [one for one in tried if one.plan.precision == "fp32"]
+    accepted = [one.macs_saved for one in in_float if one.is_accepted(job.options.confidence)]
+    saved = max(accepted) if accepted else min((one.macs_saved for one in in_float), default=0)
     if not saved:
         return []
     block = channel_block(job.options.provider)

@@ -10,7 +10,7 @@ import numpy as np
 from ranksmith.results import RankPlan, to_json
 from ranksmith.search.allocate import Plan, make_plan
 from ranksmith.search.choose import choose
-from ranksmith.search.evidence import Evidence, expected_kl
+from ranksmith.search.evidence import Evidence, boldest, expected_kl
 from ranksmith.workflow.compress.family import Choices, Family
 from ranksmith.workflow.compress.frontier import Judge, Tried
 from ranksmith.workflow.compress.job import Job, Prepared
@@ -31,8 +31,13 @@ _REVERSIONS = 1
 _MUCH = 0.1
 # Of the divergence that is expected to lose the whole budget, what the strongest acceptable plan usually has.
 _USUAL = 0.5
-# How much slower, by the table, a plan may be that was judged before, to be taken instead of one that was not.
-_NEARLY = 0.03
+# How much slower, by the table, a plan may be that was judged before, to be taken instead of one that was not: as much
+# as the table is off.
+_NEARLY = 0.05
+# Of the damage beyond the base's, how much a plan that is not acceptable may do, for one that is to be the strongest.
+_BRACKET = 1.5
+# A family whose usual plan is this much slower than what another family has is not searched, only shown.
+_BEHIND = 1.25
 # Nats below which a divergence of float32 answers is rounding.
 _LEAST_KL = 1e-9
 
@@ -45,6 +50,7 @@ class FamilySearch:
         bound: plans of more estimated damage than this are neither tried nor taken any more, since one has failed.
         earlier: plans that earlier runs judged.
         tried: every plan that was judged, by its content.
+        only_shown: whether the last search was left at the usual plan, since another family was far ahead.
     """
 
     job: Job
@@ -54,6 +60,7 @@ class FamilySearch:
     earlier: Sequence[RankPlan] = ()
     bound: float = np.inf
     tried: dict[str, Tried] = field(default_factory=dict)
+    only_shown: bool = False
     _bolder: list[Choices] = field(default_factory=list)
     _repaired: set[str] = field(default_factory=set)
     _reversions: int = 0
@@ -61,11 +68,15 @@ class FamilySearch:
     @property
     def acceptable(self) -> list[Tried]:
         """The plans that are probably within budget; of one that was repaired with success, what came out of it."""
-        return [
-            one
-            for name, one in self.tried.items()
-            if one.damage <= self.bound and one.is_accepted(self.job.options.confidence) and name not in self._repaired
-        ]
+        return [one for name, one in self.tried.items() if self._is_accepted(one) and name not in self._repaired]
+
+    @property
+    def fastest_ms(self) -> float:
+        """The predicted latency of the fastest of them; infinite of none."""
+        return min((self.family.predicted_ms(one.choices) for one in self.acceptable), default=np.inf)
+
+    def _is_accepted(self, one: Tried) -> bool:
+        return one.damage <= self.bound and one.is_accepted(self.job.options.confidence)
 
     def correct_table(self) -> None:
         """Profile whole models and correct the table by what they show.
@@ -86,7 +97,7 @@ class FamilySearch:
                     self._correct(sweep[guess].choices)
                 advance(1)
 
-    def run(self, images: ImageSet, other: Evidence | None) -> None:
+    def run(self, images: ImageSet, other: Evidence | None, *, rival_ms: float = np.inf) -> None:
         """Search for the strongest acceptable plan, and revert what does not pay in it.
 
         Where layers of the plan that are slower in the whole model matter, the search is made again without them. Every
@@ -94,40 +105,85 @@ class FamilySearch:
 
         Args:
             other: what a plan of another family did on these images.
+            rival_ms: the predicted latency of the best acceptable plan of another family.
         """
-        # int8 alone is what a user would do without us: it is shown whatever becomes of it, and so is the gentle end of
-        # the frontier, where the Convs that int8 harms most stay in float.
-        if base := self.family.base_choices:
-            self._remember(base, images, other)
+        # int8 alone is what a user would do without us: it is shown whatever becomes of it.
+        self.only_shown = False
+        base = self.family.base_choices
+        alone = self._remember(base, images, other)
         while True:
             sweep = [plan for plan in self._sweep() if plan.damage <= self.bound]
-            if base and sweep and sweep[0].damage < make_plan(base).damage:
+            if alone and sweep and sweep[0].damage < alone.damage and not self._is_accepted(alone):
+                # What int8 harms most stays in float.
                 self._remember(sweep[0].choices, images, other)
-            found = choose(
-                sweep,
-                lambda plan: self.judge(self.plan(plan.choices), images),
-                budget=self.job.budget,
-                confidence=self.job.options.confidence,
-                other=other,
-                guess=self._guess(sweep),
-            )
-            for entry in found.evaluated:
-                self._remember(entry.plan.choices, images, other, entry.probability)
+            choices, bolder = self._settled(sweep, images) or self._searched(sweep, images, other, rival_ms)
             self._bolder = []
-            if found.chosen is None:
+            if choices is None:
                 return
-            choices = found.chosen.plan.choices
             kept, slower = self._without_slower(choices)
             self.family.excluded += slower
             if self._reversions == _REVERSIONS or _saved(choices, slower) <= _MUCH * _saved(choices, list(choices)):
                 self._remember(kept, images, other)
-                self._bolder = [plan.choices for plan in sweep[found.chosen.index + 1 :]]
+                self._bolder = bolder
                 return
             # The table was wrong about these: without them, others can be decomposed at the same accuracy.
             self.job.progress.note(
                 f"{len(slower)} layers were slower in the whole model: allocating again without them"
             )
             self._reversions += 1
+
+    def _searched(
+        self, sweep: Sequence[Plan], images: ImageSet, other: Evidence | None, rival_ms: float
+    ) -> tuple[Choices | None, list[Choices]]:
+        """The strongest acceptable plan of the sweep, and the bolder ones."""
+        guess = self._guess(sweep)
+        self.only_shown = guess is not None and self.family.predicted_ms(sweep[guess].choices) > _BEHIND * rival_ms
+        if self.only_shown and guess is not None:
+            sweep, guess = [sweep[guess]], 0
+        found = choose(
+            sweep,
+            lambda plan: self.judge(self.plan(plan.choices), images),
+            budget=self.job.budget,
+            confidence=self.job.options.confidence,
+            other=other,
+            guess=guess,
+        )
+        for entry in found.evaluated:
+            self._remember(entry.plan.choices, images, other, entry.probability)
+        if found.chosen is None:
+            return None, []
+        return found.chosen.plan.choices, [plan.choices for plan in sweep[found.chosen.index + 1 :]]
+
+    def _settled(self, sweep: Sequence[Plan], images: ImageSet) -> tuple[Choices, list[Choices]] | None:
+        """What `_searched` would find, where earlier runs found it: what is acceptable does not depend on the machine.
+
+        That is their fastest acceptable plan, provided that one a little bolder is not acceptable, and that no plan of
+        as little damage is faster on this machine.
+        """
+        if self.job.options.objective != "latency" or np.isfinite(self.bound):
+            return None
+        known = self._known()
+        judged = [self.judge(self.plan(plan.choices), images).evidence for _, plan in known]
+        strongest = boldest(judged)
+        likely = [self.job.budget.probability(evidence, strongest) for evidence in judged]
+        accepted = [index for index, value in enumerate(likely) if value >= self.job.options.confidence]
+        if not accepted:
+            return None
+        best = min(accepted, key=lambda index: known[index][0])
+        best_ms, plan = known[best]
+        base = make_plan(self.family.base_choices).damage
+        bolder = [
+            index
+            for index, (_, each) in enumerate(known)
+            if index not in accepted and plan.damage < each.damage <= base + _BRACKET * (plan.damage - base)
+        ]
+        as_gentle = [self.family.predicted_ms(each.choices) for each in sweep if each.damage <= plan.damage]
+        if not bolder or best_ms > (1 + _NEARLY) * min(as_gentle, default=np.inf):
+            return None
+        mildest = min(bolder, key=lambda index: known[index][1].damage)
+        for index in (best, mildest):
+            self._remember(known[index][1].choices, images, None, likely[index])
+        return plan.choices, [known[mildest][1].choices]
 
     def repair(self, pick: Tried, images: ImageSet, other: Evidence | None) -> None:
         """Judge the plan repaired, and then the next bolder one, if repair may make that acceptable too."""
@@ -171,12 +227,7 @@ class FamilySearch:
         sweep = self.family.sweep(self.job)
         if self.job.options.objective != "latency":
             return sweep
-        known = [
-            (self.family.predicted_ms(choices), make_plan(choices))
-            for plan in self.earlier
-            if (choices := self.family.choices(plan))
-            and not any(node in choices and choices[node].kind for node in self.family.excluded)
-        ]
+        known = self._known()
         found: list[Plan] = []
         for plan in sweep:
             own_ms = self.family.predicted_ms(plan.choices)
@@ -186,6 +237,15 @@ class FamilySearch:
             if not found or taken.choices != found[-1].choices:
                 found.append(taken)
         return found
+
+    def _known(self) -> list[tuple[float, Plan]]:
+        """Plans of this family that earlier runs judged, with their latency by the table."""
+        return [
+            (self.family.predicted_ms(choices), make_plan(choices))
+            for plan in self.earlier
+            if (choices := self.family.choices(plan))
+            and not any(node in choices and choices[node].kind for node in self.family.excluded)
+        ]
 
     def _guess(self, sweep: Sequence[Plan]) -> int | None:
         """The plan of `sweep` that is most likely to be the strongest acceptable one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ranksmith.errors import GateError
@@ -45,17 +46,8 @@ def select(job: Job, prepared: Prepared, families: Families, judge: Judge) -> Fr
     for search in searches:
         search.correct_table()
     looks = 0
-    due = searches
-    while True:
-        for search in due:
-            search.run(prepared.selection, _boldest(searches))
-        pick = _best(job, auditor, searches)
-        if pick is not None:
-            # Repair takes as long as judging ten plans, so only what leads is repaired.
-            _search_of(pick, searches).repair(pick, prepared.selection, _boldest(searches))
-            pick = _best(job, auditor, searches)
-        if pick is None:
-            break
+    pick = _pick(job, prepared, auditor, searches, searches)
+    while pick is not None:
         held = judge(pick.plan, prepared.holdout)
         looks += 1
         missed = _missed(job.budget, held)
@@ -64,8 +56,11 @@ def select(job: Job, prepared: Prepared, families: Families, judge: Judge) -> Fr
         if looks > len(_MILDER):
             raise _not_held(missed, searches)
         job.progress.note(f"{pick.title} did not hold: {missed}; looking for a milder plan")
-        due = [_search_of(pick, searches)]
-        due[0].milder(pick, _MILDER[looks - 1])
+        failed = _search_of(pick, searches)
+        failed.milder(pick, _MILDER[looks - 1])
+        # Families that were far behind it may not be any more.
+        due = [failed, *(search for search in searches if search.only_shown and search is not failed)]
+        pick = _pick(job, prepared, auditor, searches, due)
     job.progress.note("no plan that is faster keeps the accuracy asked for" if pick is None else f"chose {pick.title}")
     tried = [one for search in searches for one in search.tried.values()]
     remember_plans(job, prepared, [search.plan(one.choices) for search in searches for one in search.tried.values()])
@@ -80,6 +75,27 @@ def select(job: Job, prepared: Prepared, families: Families, judge: Judge) -> Fr
         looks=looks,
         result_ms=result_ms,
     )
+
+
+def _pick(
+    job: Job, prepared: Prepared, auditor: Auditor, searches: Sequence[FamilySearch], due: Sequence[FamilySearch]
+) -> Tried | None:
+    """Search the families that are `due`; the best that all have found then, repaired where that helps."""
+    images = prepared.selection
+    for search in due:
+        rival_ms = min((other.fastest_ms for other in searches if other is not search), default=math.inf)
+        search.run(images, _boldest(searches), rival_ms=rival_ms)
+    pick = _best(job, auditor, searches)
+    if pick is None:
+        for search in searches:
+            if search.only_shown:
+                search.run(images, _boldest(searches))
+        pick = _best(job, auditor, searches)
+    if pick is not None:
+        # Repair takes as long as judging ten plans, so only what leads is repaired.
+        _search_of(pick, searches).repair(pick, images, _boldest(searches))
+        pick = _best(job, auditor, searches)
+    return pick
 
 
 def _best(job: Job, auditor: Auditor, searches: Sequence[FamilySearch]) -> Tried | None:
