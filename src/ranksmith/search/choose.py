@@ -63,7 +63,7 @@ def choose(
     evaluate: Callable[[PlanT], ScoreT],
     *,
     budget: Budget,
-    confidence: float = 0.8,
+    confidence: float,
     other: Evidence | None = None,
     guess: int | None = None,
 ) -> Choice[PlanT, ScoreT]:
