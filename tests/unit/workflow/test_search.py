@@ -56,6 +56,9 @@ class Judge:
 class Search(FamilySearch):
     """On a machine where every layer takes in the whole model what the table says."""
 
+    def _correct(self, choices: Choices) -> None:
+        pass
+
     def _without_slower(self, chosen: Choices) -> tuple[Choices, list[str]]:
         return chosen, []
 

@@ -61,6 +61,7 @@ class FamilySearch:
     bound: float = np.inf
     tried: dict[str, Tried] = field(default_factory=dict)
     only_shown: bool = False
+    _corrected: bool = False
     _bolder: list[Choices] = field(default_factory=list)
     _repaired: set[str] = field(default_factory=set)
     _reversions: int = 0
@@ -78,22 +79,26 @@ class FamilySearch:
     def _is_accepted(self, one: Tried) -> bool:
         return one.damage <= self.bound and one.is_accepted(self.job.options.confidence)
 
-    def correct_table(self) -> None:
-        """Profile whole models and correct the table by what they show.
+    def _correct_table(self) -> None:
+        """Profile whole models and correct the table by what they show; once.
 
         First, of int8, one that leaves the most tempting Convs in float; then the plan that is likely to be chosen.
         """
-        if self.job.options.objective != "latency" or self.job.options.provider != "cpu":
+        if self._corrected or self.job.options.objective != "latency" or self.job.options.provider != "cpu":
             return
+        self._corrected = True
         title = f"Correcting the {self.family.precision} table by whole models"
         with self.job.progress.stage(title, 1 + _TABLE_ROUNDS) as advance:
             if tempting := self.family.tempting_in_float(_IN_FLOAT):
                 self._correct(tempting)
             advance(1)
+            seen: list[object] = []
             for _ in range(_TABLE_ROUNDS):
                 sweep = self._sweep()
                 guess = self._guess(sweep)
-                if guess is not None:
+                shape = None if guess is None else _shape(sweep[guess].choices)
+                if guess is not None and shape not in seen:
+                    seen.append(shape)
                     self._correct(sweep[guess].choices)
                 advance(1)
 
@@ -107,8 +112,10 @@ class FamilySearch:
             other: what a plan of another family did on these images.
             rival_ms: the predicted latency of the best acceptable plan of another family.
         """
+        self.only_shown = self._is_behind(rival_ms)
+        if not self.only_shown:
+            self._correct_table()
         # int8 alone is what a user would do without us: it is shown whatever becomes of it.
-        self.only_shown = False
         base = self.family.base_choices
         alone = self._remember(base, images, other)
         while True:
@@ -116,7 +123,7 @@ class FamilySearch:
             if alone and sweep and sweep[0].damage < alone.damage and not self._is_accepted(alone):
                 # What int8 harms most stays in float.
                 self._remember(sweep[0].choices, images, other)
-            choices, bolder = self._settled(sweep, images) or self._searched(sweep, images, other, rival_ms)
+            choices, bolder = self._settled(sweep, images) or self._searched(sweep, images, other)
             self._bolder = []
             if choices is None:
                 return
@@ -132,12 +139,17 @@ class FamilySearch:
             )
             self._reversions += 1
 
+    def _is_behind(self, rival_ms: float) -> bool:
+        """Whether the family's usual plan is far slower than what another family has."""
+        sweep = self._sweep() if np.isfinite(rival_ms) else []
+        guess = self._guess(sweep)
+        return guess is not None and self.family.predicted_ms(sweep[guess].choices) > _BEHIND * rival_ms
+
     def _searched(
-        self, sweep: Sequence[Plan], images: ImageSet, other: Evidence | None, rival_ms: float
+        self, sweep: Sequence[Plan], images: ImageSet, other: Evidence | None
     ) -> tuple[Choices | None, list[Choices]]:
         """The strongest acceptable plan of the sweep, and the bolder ones."""
         guess = self._guess(sweep)
-        self.only_shown = guess is not None and self.family.predicted_ms(sweep[guess].choices) > _BEHIND * rival_ms
         if self.only_shown and guess is not None:
             sweep, guess = [sweep[guess]], 0
         found = choose(
@@ -285,6 +297,11 @@ class FamilySearch:
         ]
         as_before = {node: option for node, option in self.family.base_choices.items() if node in slower}
         return {node: option for node, option in chosen.items() if node not in slower} | as_before, slower
+
+
+def _shape(choices: Choices) -> object:
+    """What makes a plan, whatever its times."""
+    return [(node, option.name) for node, option in choices.items()]
 
 
 def _saved(choices: Choices, nodes: Sequence[str]) -> float:

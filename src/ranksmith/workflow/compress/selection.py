@@ -43,8 +43,6 @@ def select(job: Job, prepared: Prepared, families: Families, judge: Judge) -> Fr
         FamilySearch(job, prepared, judge, found, earlier) for found in (families.int8, families.low_rank) if found
     ]
     auditor = Auditor(job, prepared, judge)
-    for search in searches:
-        search.correct_table()
     looks = 0
     pick = _pick(job, prepared, auditor, searches, searches)
     while pick is not None:
