@@ -113,17 +113,11 @@ class FamilySearch:
             rival_ms: the predicted latency of the best acceptable plan of another family.
         """
         self.only_shown = self._is_behind(rival_ms)
-        if not self.only_shown:
-            self._correct_table()
         # int8 alone is what a user would do without us: it is shown whatever becomes of it.
         base = self.family.base_choices
         alone = self._remember(base, images, other)
         while True:
-            sweep = [plan for plan in self._sweep() if plan.damage <= self.bound]
-            if alone and sweep and sweep[0].damage < alone.damage and not self._is_accepted(alone):
-                # What int8 harms most stays in float.
-                self._remember(sweep[0].choices, images, other)
-            choices, bolder = self._settled(sweep, images) or self._searched(sweep, images, other)
+            choices, bolder = self._settled(images) or self._searched(images, other, alone)
             self._bolder = []
             if choices is None:
                 return
@@ -146,9 +140,19 @@ class FamilySearch:
         return guess is not None and self.family.predicted_ms(sweep[guess].choices) > _BEHIND * rival_ms
 
     def _searched(
-        self, sweep: Sequence[Plan], images: ImageSet, other: Evidence | None
+        self, images: ImageSet, other: Evidence | None, alone: Tried | None
     ) -> tuple[Choices | None, list[Choices]]:
-        """The strongest acceptable plan of the sweep, and the bolder ones."""
+        """The strongest acceptable plan of the sweep, and the bolder ones.
+
+        Args:
+            alone: int8 alone, in an int8 family.
+        """
+        if not self.only_shown:
+            self._correct_table()
+        sweep = [plan for plan in self._sweep() if plan.damage <= self.bound]
+        if alone and sweep and sweep[0].damage < alone.damage and not self._is_accepted(alone):
+            # What int8 harms most stays in float.
+            self._remember(sweep[0].choices, images, other)
         guess = self._guess(sweep)
         if self.only_shown and guess is not None:
             sweep, guess = [sweep[guess]], 0
@@ -166,11 +170,12 @@ class FamilySearch:
             return None, []
         return found.chosen.plan.choices, [plan.choices for plan in sweep[found.chosen.index + 1 :]]
 
-    def _settled(self, sweep: Sequence[Plan], images: ImageSet) -> tuple[Choices, list[Choices]] | None:
+    def _settled(self, images: ImageSet) -> tuple[Choices, list[Choices]] | None:
         """What `_searched` would find, where earlier runs found it: what is acceptable does not depend on the machine.
 
         That is their fastest acceptable plan, provided that one a little bolder is not acceptable, and that no plan of
-        as little damage is faster on this machine.
+        as little damage is faster on this machine. Asked before whole models correct the table: corrections are of the
+        layers that one plan has, and those of two plans make them hard to compare.
         """
         if self.job.options.objective != "latency" or np.isfinite(self.bound):
             return None
@@ -189,7 +194,9 @@ class FamilySearch:
             for index, (_, each) in enumerate(known)
             if index not in accepted and plan.damage < each.damage <= base + _BRACKET * (plan.damage - base)
         ]
-        as_gentle = [self.family.predicted_ms(each.choices) for each in sweep if each.damage <= plan.damage]
+        as_gentle = [
+            self.family.predicted_ms(each.choices) for each in self.family.sweep(self.job) if each.damage <= plan.damage
+        ]
         if not bolder or best_ms > (1 + _NEARLY) * min(as_gentle, default=np.inf):
             return None
         mildest = min(bolder, key=lambda index: known[index][1].damage)
