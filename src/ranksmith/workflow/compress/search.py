@@ -10,7 +10,7 @@ import numpy as np
 from ranksmith.results import RankPlan, to_json
 from ranksmith.search.allocate import Plan, make_plan
 from ranksmith.search.choose import choose
-from ranksmith.search.evidence import Evidence, boldest, expected_kl
+from ranksmith.search.evidence import Evidence, expected_kl
 from ranksmith.workflow.compress.family import Choices, Family
 from ranksmith.workflow.compress.frontier import Judge, Tried
 from ranksmith.workflow.compress.job import Job, Prepared
@@ -117,7 +117,7 @@ class FamilySearch:
         base = self.family.base_choices
         alone = self._remember(base, images, other)
         while True:
-            choices, bolder = self._settled(images) or self._searched(images, other, alone)
+            choices, bolder = self._settled(images, other) or self._searched(images, other, alone)
             self._bolder = []
             if choices is None:
                 return
@@ -170,7 +170,7 @@ class FamilySearch:
             return None, []
         return found.chosen.plan.choices, [plan.choices for plan in sweep[found.chosen.index + 1 :]]
 
-    def _settled(self, images: ImageSet) -> tuple[Choices, list[Choices]] | None:
+    def _settled(self, images: ImageSet, other: Evidence | None) -> tuple[Choices, list[Choices]] | None:
         """What `_searched` would find, where earlier runs found it: what is acceptable does not depend on the machine.
 
         That is their fastest acceptable plan, provided that one a little bolder is not acceptable, and that no plan of
@@ -181,8 +181,7 @@ class FamilySearch:
             return None
         known = self._known()
         judged = [self.judge(self.plan(plan.choices), images).evidence for _, plan in known]
-        strongest = boldest(judged)
-        likely = [self.job.budget.probability(evidence, strongest) for evidence in judged]
+        likely = [self.job.budget.probability(evidence, other) for evidence in judged]
         accepted = [index for index, value in enumerate(likely) if value >= self.job.options.confidence]
         if not accepted:
             return None
@@ -201,7 +200,7 @@ class FamilySearch:
             return None
         mildest = min(bolder, key=lambda index: known[index][1].damage)
         for index in (best, mildest):
-            self._remember(known[index][1].choices, images, None, likely[index])
+            self._remember(known[index][1].choices, images, other, likely[index])
         return plan.choices, [known[mildest][1].choices]
 
     def repair(self, pick: Tried, images: ImageSet, other: Evidence | None) -> None:
