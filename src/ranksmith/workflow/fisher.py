@@ -8,7 +8,7 @@ are drawn image by image, so they do not depend on how images are batched.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from ranksmith.data.loader import load
 from ranksmith.errors import DataError
 from ranksmith.graph.gradient import SEED, gradient_model, gradient_name, logits_of
 from ranksmith.graph.io import to_bytes
+from ranksmith.graph.nodes import static_dims
 from ranksmith.graph.query import conv_context, conv_layer
 from ranksmith.lowrank.fisher import GradientStatistics
 from ranksmith.measure.accuracy import class_output, single_input
@@ -74,8 +75,9 @@ def gather_fisher(
     values = {conv_context(model, node).output_value: node for node in nodes}
     gradients, reached = gradient_model(model, list(values), logits)
     found = {values[value]: GradientStatistics(conv_layer(model, values[value]).out_channels) for value in reached}
-    classes = _shape_of(gradients.graph.inputs, SEED)
-    if not reached or not classes:
+    dims = (static_dims(next(value for value in gradients.graph.inputs if value.name == SEED)) or [])[1:]
+    classes = [dim for dim in dims if dim is not None]
+    if not reached or not classes or len(classes) < len(dims):
         return {}
 
     sizes = {value: _bytes_of(gradients, gradient_name(value)) for value in reached}
@@ -123,13 +125,6 @@ def _take(
     feeds = {source: images, SEED: directions.astype(wanted.dtype)}
     for gradient, statistics in zip(session.run(feeds, list(targets)), targets.values(), strict=True):
         statistics.update(gradient[:count])
-
-
-def _shape_of(values: Iterable[ir.Value], name: str) -> list[int]:
-    """For one image; empty where it is unknown."""
-    shape = next(value.shape for value in values if value.name == name)
-    dims = [dim for dim in (shape or ())[1:] if isinstance(dim, int)]
-    return dims if shape is not None and len(dims) == len(shape) - 1 else []
 
 
 def _bytes_of(gradients: ir.Model, name: str) -> int:

@@ -28,11 +28,20 @@ def options_of(index: int) -> list[Option]:
     """Of one layer: each step in rank saves a quarter of its time at thrice the damage of the one before."""
     return [
         Option(
-            LAYERS[index], "output-pca", rank, rank, 40, rank, 40, 0.1, "fp32",
-            ms=rank / 10, dense_ms=4.0, damage=STEP * (index + 1) * 3.0**place / 10,
+            LAYERS[index],
+            "output-pca",
+            rank,
+            macs=rank,
+            dense_macs=40,
+            params=rank,
+            dense_params=40,
+            error=0.1,
+            ms=rank / 10,
+            dense_ms=4.0,
+            damage=STEP * (index + 1) * 3.0**place / 10,
         )
         for place, rank in enumerate(RANKS)
-    ]  # fmt: skip
+    ]
 
 
 @dataclass
@@ -73,13 +82,14 @@ def search_of(*, earlier: Sequence[RankPlan] = (), slower: Sequence[str] = ()) -
         options[node] = [replace(option, ms=4.2) for option in options[node]]
     family = Family("fp32", b"", 4.0 * len(LAYERS), dict.fromkeys(LAYERS, 4.0), options)
     judge = Judge(family)
+    judging: Any = judge
     job: Any = SimpleNamespace(
         options=CompressOptions(output=Path("bundle"), confidence=0.6), budget=Budget(1.0), progress=Silent()
     )
     prepared: Any = SimpleNamespace(
         infos=[SimpleNamespace(node=node) for node in LAYERS], source_sha256="", calibration=range(8)
     )
-    return Search(job, prepared, judge, family, earlier), judge  # type: ignore[arg-type]
+    return Search(job, prepared, judging, family, earlier), judge
 
 
 IMAGES: Any = None
