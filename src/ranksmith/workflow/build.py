@@ -22,7 +22,7 @@ from ranksmith.graph.decompose import replace_conv
 from ranksmith.graph.query import conv_infos, conv_layer
 from ranksmith.lowrank.rotate import balance_and_rotate
 from ranksmith.progress import Silent
-from ranksmith.results import Change, PlanEntry, RankPlan
+from ranksmith.results import Change, PlanEntry, RankPlan, to_json
 from ranksmith.runtime.quantize import Range, quantize
 from ranksmith.workflow.cache import Cache, key_of
 from ranksmith.workflow.images import first_batches
@@ -50,7 +50,8 @@ class Builder:
         images: the calibration images, from the first, for activation ranges; None where no plan is int8.
         threads: for running the model.
         seed: of the rotations, for plans that do not say theirs.
-        cache: where chains are kept between runs, under `key`, which says what the statistics are of.
+        cache: where chains, and the ranges between factors, are kept between runs, under `key`, which says what the
+            statistics and the images are.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Builder:
         content = io.to_bytes(model)
         if plan.precision == "int8":
             keep = _kept(model, [node for node, entry in entries.items() if entry.precision == "fp32"])
-            content = quantize(content, self._ranges(model, plan.ranges or "minmax"), keep=keep)
+            content = quantize(content, self._ranges(model, plan), keep=keep)
         return content, changes
 
     def chain(self, node: str, kind: str, rank: int, *, weighted: bool, rounds: int) -> Chain:
@@ -148,20 +149,35 @@ class Builder:
             self._histograms = self.histograms(io.to_bytes(self._folded))
         return self._histograms
 
-    def _ranges(self, model: ir.Model, method: str) -> dict[str, Range]:
+    def _ranges(self, model: ir.Model, plan: RankPlan) -> dict[str, Range]:
         """The ranges of a built float model's values, by value; `model` is used up.
 
         What the folded model has too keeps the range that it has there: decomposing moves it little, and it is what
         the decomposed model is to come close to. New are the values between factors.
         """
+        method = plan.ranges or "minmax"
         if method not in self._known:
-            self._known[method] = self.histograms().ranges(method)
+            self._known[method] = self._kept_ranges(lambda: self.histograms().ranges(method), method=method)
         made = set(_made(self._folded))
         inner = [name for name in _made(model) if name not in made]
         if not inner:
             return self._known[method]
-        between = histograms_of(model, inner, self._range_images(), threads=self._threads)
-        return self._known[method] | between.ranges(method)
+        between = self._kept_ranges(
+            lambda: histograms_of(model, inner, self._range_images(), threads=self._threads).ranges(method),
+            plan=to_json(plan),
+            seed=self._seed,
+        )
+        return self._known[method] | between
+
+    def _kept_ranges(self, find: Callable[[], dict[str, Range]], **what: object) -> dict[str, Range]:
+        """What `find` finds, by way of the cache: it is to run the float model over the images."""
+        key = key_of("ranges", of=self._key, **what)
+        found = self._cache.json(key) if self._cache else None
+        if found is None:
+            found = find()
+            if self._cache:
+                self._cache.put_json(key, found)
+        return {name: (low, high) for name, (low, high) in found.items()}
 
     def _range_images(self) -> list[Batch]:
         return self._first(_RANGE_IMAGES, "an int8 plan needs images to find the ranges of its activations")

@@ -37,7 +37,7 @@ class Family:
         paying: those of them that pay; since the last sweep.
         ranges: how activation ranges are found; None in float.
         excluded: layers that were slower in the whole model than in the table, and are not decomposed any more.
-        float_seen: layers of an int8 family whose time in float a whole model has shown.
+        float_seen: layers of an int8 family whose time in float whole models have shown.
     """
 
     precision: Precision
@@ -154,11 +154,11 @@ class Family:
             if dense.ms and dense.dense_ms and base.conv_ms.get(node):
                 taken = (measured.conv_ms.get(node, 0.0) + conversions) / base.conv_ms[node]
                 off[node] = taken * dense.ms / dense.dense_ms
+        # What was never seen in float is taken to be off as the first model's Convs are: many, chosen to show it.
+        usual = float(np.median(list(off.values()))) if off and not self.float_seen else 1.0
         self.float_seen |= off.keys()
-        usual = float(np.median(list(off.values()))) if off else 1.0
         for node, options in self.options.items():
-            # What was never seen in float is taken to be off as the others are.
-            factor = off.get(node, 1.0 if node in self.float_seen else usual)
+            factor = off.get(node, usual)
             self.options[node] = [
                 replace(option, dense_ms=None if option.dense_ms is None else option.dense_ms * factor)
                 for option in options

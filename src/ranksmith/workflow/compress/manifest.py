@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 from ranksmith._version import __version__
 from ranksmith.graph import io
@@ -31,6 +34,7 @@ from ranksmith.workflow.compress.families import Families
 from ranksmith.workflow.compress.frontier import Frontier, Tried
 from ranksmith.workflow.compress.job import Job, Prepared
 from ranksmith.workflow.compress.records import layer_records
+from ranksmith.workflow.compress.statistics import statistics_key
 from ranksmith.workflow.statistics import Statistics
 
 __all__ = ["Result", "make_manifest"]
@@ -69,6 +73,7 @@ def make_manifest(
     size = sum(file.stat().st_size for file in [path, *external_files(io.load(path))])
     macs, params = cost(prepared.folded)
     before = Cost(macs=macs, params=params, bytes=size)
+    spectra = _spectra(job, prepared, statistics)
     points, plans = _points(frontier, result, before)
     faster = result.verdict == "faster" and frontier.chosen is not None
     manifest = Manifest(
@@ -97,8 +102,8 @@ def make_manifest(
         cost_before=before,
         cost_after=_cost_after(frontier.chosen if faster else None, before),
         layers=layer_records(prepared, families, frontier, kept_original=not faster),
-        spectra=_spectra(prepared, statistics),
-        rank_errors=_rank_errors(prepared, statistics),
+        spectra=spectra,
+        rank_errors=_rank_errors(spectra),
         frontier=points,
         batch_cost=result.batch_cost,
         stages_s=dict(job.clock.stages_s),
@@ -204,18 +209,21 @@ def _skipped(prepared: Prepared) -> list[str]:
     return sorted({reason for images in sets for reason in images.skipped})
 
 
-def _spectra(prepared: Prepared, statistics: Statistics) -> list[Spectrum]:
+def _spectra(job: Job, prepared: Prepared, statistics: Statistics) -> list[Spectrum]:
+    """Of every candidate; kept in the cache, as they take seconds and no machine changes them."""
+    key = statistics_key(job, prepared, "spectra", nodes=prepared.candidates)
+    found = job.cache.json(key)
+    if found is None:
+        found = [
+            [statistics.energy(node, layer.group).tolist(), weight_energy(layer).tolist()]
+            for node, layer in prepared.layers.items()
+        ]
+        job.cache.put_json(key, found)
     return [
-        Spectrum(
-            node=node,
-            output=statistics.energy(node, layer.group).tolist(),
-            weight=weight_energy(layer).tolist(),
-        )
-        for node, layer in prepared.layers.items()
+        Spectrum(node=node, output=output, weight=weight)
+        for node, (output, weight) in zip(prepared.layers, found, strict=True)
     ]
 
 
-def _rank_errors(prepared: Prepared, statistics: Statistics) -> dict[str, list[float]]:
-    return {
-        node: relative_error(statistics.energy(node, layer.group)).tolist() for node, layer in prepared.layers.items()
-    }
+def _rank_errors(spectra: Iterable[Spectrum]) -> dict[str, list[float]]:
+    return {spectrum.node: relative_error(np.asarray(spectrum.output)).tolist() for spectrum in spectra}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from ranksmith.results import RankPlan, to_json
 from ranksmith.search.allocate import Plan, make_plan
 from ranksmith.search.choose import choose
 from ranksmith.search.evidence import Evidence, expected_kl
+from ranksmith.search.settle import Judged, settled
 from ranksmith.workflow.compress.family import Choices, Family
 from ranksmith.workflow.compress.frontier import Judge, Tried
 from ranksmith.workflow.compress.job import Job, Prepared
@@ -34,8 +35,6 @@ _USUAL = 0.5
 # How much slower, by the table, a plan may be that was judged before, to be taken instead of one that was not: as much
 # as the table is off.
 _NEARLY = 0.05
-# Of the damage beyond the base's, how much a plan that is not acceptable may do, for one that is to be the strongest.
-_BRACKET = 1.5
 # A family whose usual plan is this much slower than what another family has is not searched, only shown.
 _BEHIND = 1.25
 # Nats below which a divergence of float32 answers is rounding.
@@ -119,7 +118,8 @@ class FamilySearch:
         while True:
             choices, bolder = self._settled(images, other) or self._searched(images, other, alone)
             self._bolder = []
-            if choices is None:
+            # Nothing hangs on how fast a plan is that is only shown.
+            if choices is None or self.only_shown:
                 return
             kept, slower = self._without_slower(choices)
             self.family.excluded += slower
@@ -171,37 +171,27 @@ class FamilySearch:
         return found.chosen.plan.choices, [plan.choices for plan in sweep[found.chosen.index + 1 :]]
 
     def _settled(self, images: ImageSet, other: Evidence | None) -> tuple[Choices, list[Choices]] | None:
-        """What `_searched` would find, where earlier runs found it: what is acceptable does not depend on the machine.
+        """What `_searched` would find, where earlier runs found it.
 
-        That is their fastest acceptable plan, provided that one a little bolder is not acceptable, and that no plan of
-        as little damage is faster on this machine. Asked before whole models correct the table: corrections are of the
-        layers that one plan has, and those of two plans make them hard to compare.
+        Asked before whole models correct the table: corrections are of the layers that one plan has, and those of two
+        plans make them hard to compare.
         """
         if self.job.options.objective != "latency" or np.isfinite(self.bound):
             return None
         known = self._known()
-        judged = [self.judge(self.plan(plan.choices), images).evidence for _, plan in known]
-        likely = [self.job.budget.probability(evidence, other) for evidence in judged]
-        accepted = [index for index, value in enumerate(likely) if value >= self.job.options.confidence]
-        if not accepted:
+        found = settled(
+            [Judged(ms, plan.damage, self.judge(self.plan(plan.choices), images).evidence) for ms, plan in known],
+            [(plan.damage, self.family.predicted_ms(plan.choices)) for plan in self.family.sweep(self.job)],
+            base=make_plan(self.family.base_choices).damage,
+            budget=self.job.budget,
+            confidence=self.job.options.confidence,
+            other=other,
+        )
+        if found is None:
             return None
-        best = min(accepted, key=lambda index: known[index][0])
-        best_ms, plan = known[best]
-        base = make_plan(self.family.base_choices).damage
-        bolder = [
-            index
-            for index, (_, each) in enumerate(known)
-            if index not in accepted and plan.damage < each.damage <= base + _BRACKET * (plan.damage - base)
-        ]
-        as_gentle = [
-            self.family.predicted_ms(each.choices) for each in self.family.sweep(self.job) if each.damage <= plan.damage
-        ]
-        if not bolder or best_ms > (1 + _NEARLY) * min(as_gentle, default=np.inf):
-            return None
-        mildest = min(bolder, key=lambda index: known[index][1].damage)
-        for index in (best, mildest):
-            self._remember(known[index][1].choices, images, other, likely[index])
-        return plan.choices, [known[mildest][1].choices]
+        for index in (found.best, found.bolder):
+            self._remember(known[index][1].choices, images, other, found.probabilities[index])
+        return known[found.best][1].choices, [known[found.bolder][1].choices]
 
     def repair(self, pick: Tried, images: ImageSet, other: Evidence | None) -> None:
         """Judge the plan repaired, and then the next bolder one, if repair may make that acceptable too."""
@@ -221,7 +211,15 @@ class FamilySearch:
     def _repair(self, choices: Choices, images: ImageSet, other: Evidence | None) -> Tried | None:
         """The plan repaired; None where it is not acceptable so."""
         tried = self._remember(choices, images, other, repaired=True)
-        if tried is None or not tried.is_accepted(self.job.options.confidence):
+        if tried is None:
+            return None
+        before = self.tried.get(to_json(self.plan(choices)))
+        if before is not None and tried.judgement.kl <= before.judgement.kl:
+            # Of two models that differ so little, which flips a few images more is chance; all images say which is
+            # closer to the original, and that one is as probably within budget.
+            probability = max(tried.probability or 0.0, before.probability or 0.0)
+            tried = self.tried[to_json(tried.plan)] = replace(tried, probability=probability)
+        if not tried.is_accepted(self.job.options.confidence):
             return None
         self._repaired.add(to_json(self.plan(choices)))
         return tried

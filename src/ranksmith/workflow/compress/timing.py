@@ -5,6 +5,9 @@ candidate, the Add and Relu that the runtime fuses into it, a consumer. All opti
 measured interleaved with the dense layer in one go, and what is kept is the paired ratio; layers of the
 same geometry share a measurement. Rows are cached with everything they depend on.
 
+Of options that differ in nothing but the rank three are timed, and where they lie on a line the others are read off it
+(`search.series`).
+
 In int8 the whole context is quantized, with made-up ranges, and so are the dense layer and every option. One more
 option is the dense layer in float between int8 neighbours: what it costs to leave it so, conversions included.
 """
@@ -19,11 +22,13 @@ import numpy as np
 from ranksmith.convolution import ConvLayer
 from ranksmith.graph.context import context_model
 from ranksmith.graph.query import ConvContext
+from ranksmith.lowrank.cost import chain_macs
 from ranksmith.measure.latency import paired_latency, random_feeds, session_runners
 from ranksmith.results import Precision
 from ranksmith.runtime.machine import fingerprint, machine
 from ranksmith.runtime.quantize import quantizable_values, quantize
 from ranksmith.runtime.session import Session, open_session
+from ranksmith.search.series import along_line, to_measure
 from ranksmith.workflow.cache import key_of
 from ranksmith.workflow.compress.job import Job
 
@@ -88,11 +93,36 @@ def time_chains(
 def _measure(
     job: Job, layer: ConvLayer, context: ConvContext, chains: Mapping[str, Chain], precision: Precision
 ) -> dict[str, tuple[float, float]]:
+    series = _series(chains, _size(context))
+    few = {name: chains[name] for each in series for name in _few(each)}
+    row = _timed(job, layer, context, few, precision, beside=[FLOAT] if precision == "int8" else [])
+    bent: list[str] = []
+    for each in series:
+        dense_ms = row[_few(each)[0]][0]
+        line = along_line(list(each.values()), [1.0 / row[name][1] for name in _few(each)])
+        if line is None:
+            bent += [name for name in each if name not in row]
+        else:
+            row |= {name: (dense_ms, float(1.0 / time)) for name, time in zip(each, line, strict=True)}
+    return row | _timed(job, layer, context, {name: chains[name] for name in bent}, precision)
+
+
+def _timed(
+    job: Job,
+    layer: ConvLayer,
+    context: ConvContext,
+    chains: Mapping[str, Chain],
+    precision: Precision,
+    beside: Sequence[str] = (),
+) -> dict[str, tuple[float, float]]:
+    """(dense_ms, ratio) of `chains`, and of the dense layer in float if `beside` says so."""
+    if not chains and not beside:
+        return {}
     named = [(name, context_model(chain, _size(context), context.followers)) for name, chain in chains.items()]
     dense = context_model((layer,), _size(context), context.followers)
     if precision == "int8":
         named = [(name, _quantized(model)) for name, model in named]
-        named.append((FLOAT, _quantized(dense, keep=("layer0",))))
+        named += [(name, _quantized(dense, keep=("layer0",))) for name in beside]
         dense = _quantized(dense)
     row: dict[str, tuple[float, float]] = {}
     for start in range(0, len(named), _MOST_AT_ONCE):
@@ -105,6 +135,20 @@ def _measure(
         for column, (name, _) in enumerate(part, start=1):
             row[name] = (dense_ms, float(np.median(samples[:, 0] / samples[:, column])))
     return row
+
+
+def _series(chains: Mapping[str, Chain], size: tuple[int, int]) -> list[dict[str, int]]:
+    """Chains that differ in nothing but the rank: the multiply-adds of each, increasing."""
+    found: dict[object, dict[str, int]] = {}
+    for name, chain in chains.items():
+        alike = tuple((part.kernel, part.strides, part.group) for part in chain)
+        found.setdefault(alike, {})[name] = chain_macs(chain, *size)
+    return [dict(sorted(each.items(), key=lambda pair: pair[1])) for each in found.values()]
+
+
+def _few(series: Mapping[str, int]) -> list[str]:
+    names = list(series)
+    return [names[index] for index in to_measure(len(names))]
 
 
 def _size(context: ConvContext) -> tuple[int, int]:
