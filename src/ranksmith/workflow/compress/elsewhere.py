@@ -13,7 +13,7 @@ from ranksmith.workflow.compress.job import Job
 
 __all__ = ["elsewhere"]
 
-_ROUNDS = 9
+_ROUNDS = 7
 
 
 def elsewhere(job: Job, result: bytes, precision: Precision) -> list[ProviderLatency]:

@@ -22,7 +22,7 @@ __all__ = ["Judgement", "accuracy", "batch_cost", "judge", "paired"]
 
 Array = NDArray[Any]
 # A pair of short runs costs little; a pair of long ones says more. Milliseconds for one batch size.
-_BUDGET_MS = 8_000
+_BUDGET_MS = 6_000
 _MIN_PAIRS, _MAX_PAIRS = 11, 60
 _COST_BATCHES = (1, 2, 4, 8)
 
@@ -136,7 +136,7 @@ def batch_cost(job: Job, model: bytes) -> BatchCost:
     session = open_session(model, provider=options.provider, threads=options.threads)
     batches = _COST_BATCHES if fixed_batch(session) is None else (1,)
     runners = [session_runners([session], random_feeds(session, batch, options.seed))[0] for batch in batches]
-    medians = np.median(paired_latency(runners, pairs=7, seed=options.seed), axis=0)
+    medians = np.median(paired_latency(runners, pairs=5, seed=options.seed), axis=0)
     # Relative errors are what counts, so that the small batches weigh as much as the large ones.
     design = np.stack([np.ones(len(batches)), np.asarray(batches, float)], axis=1) / medians[:, None]
     alpha, beta = nnls(design, np.ones(len(batches)))[0]

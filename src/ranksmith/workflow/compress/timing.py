@@ -37,7 +37,7 @@ __all__ = ["FLOAT", "Timing", "time_chains"]
 FLOAT = "float"
 """The name of the dense layer in float between int8 neighbours."""
 
-_ROUNDS, _BURST_MS = 9, 2.0
+_ROUNDS, _BURST_MS = 7, 2.0
 _MOST_AT_ONCE = 16
 """Sessions that are held and timed together."""
 
