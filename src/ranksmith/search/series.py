@@ -1,7 +1,7 @@
 """Times of options that differ in nothing but the rank, from a few of them.
 
 They lie on a line over the multiply-adds, ms ≈ α + β·macs: of 56 series of a ResNet-50 in float and in int8
-(onnxruntime, 2 cores of an EPYC with AVX2) half stray from theirs by less than 2.2 %, as much as a median of nine rounds
+(onnxruntime, an EPYC with AVX2) half stray from theirs by less than 2.2 %, as much as a median of nine rounds
 does. So the weakest, the middle and the strongest are measured and the others are read off the line, which costs less
 and halves the noise: the best of many noisy times is a lucky one. A step, as narrow layers have, shows where the middle
 one is off the line through the ends.
