@@ -2,6 +2,7 @@
 
 `RANKSMITH_CACHE`     where downloads and measurements are kept (default: the user's cache directory)
 `RANKSMITH_ZOO_URL`   where the Model Zoo's files are fetched from (default: its home on Hugging Face)
+`RANKSMITH_CRASH_ON`  a number: a worker aborts on a request whose first element it is (for testing a server)
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgspec
 from ranksmith.errors import DataError
 from ranksmith.results import Preprocess
 
-__all__ = ["ZOO_URL", "cache_dir", "read_preprocess", "zoo_url"]
+__all__ = ["ZOO_URL", "cache_dir", "crash_on", "read_preprocess", "zoo_url"]
 
 # GitHub stopped serving the zoo's large files in 2025; this mirror by the zoo's own maintainers keeps its paths.
 ZOO_URL = "https://huggingface.co/onnxmodelzoo/legacy_models/resolve/main"
@@ -33,6 +34,12 @@ def cache_dir() -> Path:
 def zoo_url() -> str:
     """The Model Zoo's base URL, without a slash at the end."""
     return (os.environ.get("RANKSMITH_ZOO_URL") or ZOO_URL).rstrip("/")
+
+
+def crash_on() -> float | None:
+    """On what first element of a request a worker is to abort, so that recovery can be tried; None: on none."""
+    text = os.environ.get("RANKSMITH_CRASH_ON")
+    return float(text) if text else None
 
 
 def read_preprocess(path: Path) -> Preprocess:

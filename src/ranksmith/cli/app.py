@@ -45,6 +45,7 @@ from ranksmith.cli.verb_fold import fold
 from ranksmith.cli.verb_inspect import inspect
 from ranksmith.cli.verb_quantize import quantize
 from ranksmith.cli.verb_report import report
+from ranksmith.cli.verb_serve import serve
 from ranksmith.cli.verb_spectrum import spectrum
 from ranksmith.cli.verb_sweep import sweep
 from ranksmith.errors import RanksmithError
@@ -120,6 +121,7 @@ _VERBS: tuple[tuple[Callable[..., None], str], ...] = (
     (evaluate, "Measure accuracy, latency and throughput."),
     (bench, "Time several models, paired and interleaved."),
     (report, "Rebuild a bundle's report from its manifest."),
+    (serve, "Serve models over HTTP, and lose no request."),
     (doctor, "Tell what this machine can do."),
 )
 for _verb, _summary in _VERBS:

@@ -1,0 +1,286 @@
+"""The requests of one front end, and the workers that answer them.
+
+A request that was admitted is kept until it is answered. When a worker dies, what was in flight there is sent once
+more to another one, or waits for the one that is restarted: the client sees a slower answer, not an error. What was in
+flight at two deaths is suspected and runs alone from then on; if a worker dies of that as well, it gets an error and
+the others their answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from ranksmith.serve.cost import CostCurve
+from ranksmith.serve.frames import Frame, Kind, Tensor
+from ranksmith.serve.messages import Answer, Ask, Failure, Hello, Routing, WorkerAt, dumps, loads
+from ranksmith.serve.transport import Link, LinkClosedError, connect
+
+__all__ = ["Pool", "RefusedError", "Reply", "Served"]
+
+_RETRY_S = 0.05
+_DEATHS_SUSPECT = 2
+
+
+class RefusedError(Exception):
+    """A request that is not answered.
+
+    Attributes:
+        status: of HTTP.
+        retry_after_s: when to come again, where that helps.
+    """
+
+    def __init__(self, status: int, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
+_STATUS = {"invalid": 400, "deadline": 504, "unavailable": 503, "internal": 500}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a worker answered."""
+
+    generation: int
+    answer: Answer
+    tensors: tuple[Tensor, ...]
+
+
+@dataclass(eq=False)
+class _Pending:
+    request: int
+    kind: Kind
+    tensors: tuple[Tensor, ...]
+    ask: Ask
+    rows: int
+    generation: int
+    deadline_s: float
+    future: asyncio.Future[Reply]
+    deaths: int = 0
+
+    @property
+    def is_suspect(self) -> bool:
+        return self.deaths >= _DEATHS_SUSPECT
+
+
+@dataclass(eq=False)
+class _Worker:
+    at: WorkerAt
+    link: Link | None = None
+    hello: Hello | None = None
+    pending: dict[int, _Pending] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        return sum(each.rows for each in self.pending.values())
+
+    @property
+    def suspect(self) -> _Pending | None:
+        return next((each for each in self.pending.values() if each.is_suspect), None)
+
+
+@dataclass(eq=False)
+class Served:
+    """A model as clients see it."""
+
+    hello: Hello
+    generation: int
+
+
+@dataclass(eq=False)
+class Pool:
+    """
+    Attributes:
+        models: of every model the active generation, once a worker of it has been heard.
+        held_rows: most rows that are kept waiting, in flight or not.
+    """
+
+    held_rows: int = 4096
+    models: dict[str, Served] = field(default_factory=dict)
+    _names: set[str] = field(default_factory=set)
+    _active: dict[str, int] = field(default_factory=dict)
+    _hellos: dict[tuple[str, int], Hello] = field(default_factory=dict)
+    _workers: dict[int, _Worker] = field(default_factory=dict)
+    _queues: dict[tuple[str, int], deque[_Pending]] = field(default_factory=dict)
+    _ids: Callable[[], int] = field(default_factory=lambda: itertools.count(1).__next__)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def route(self, routing: Routing) -> None:
+        """Take note of the workers there are now."""
+        self._active = dict(routing.active)
+        self._names |= set(routing.active)
+        known = {at.worker for at in routing.workers}
+        for at in routing.workers:
+            if at.worker not in self._workers:
+                self._workers[at.worker] = _Worker(at)
+                self._keep(asyncio.ensure_future(self._connect(self._workers[at.worker])))
+        for worker in [each for number, each in self._workers.items() if number not in known]:
+            if worker.link is None:
+                del self._workers[worker.at.worker]
+        self._update()
+
+    def is_known(self, name: str) -> bool:
+        """Whether there is, or will be, a model of this name."""
+        return name in self._names
+
+    def is_ready(self, name: str) -> bool:
+        """Whether a worker of the model's active generation is there."""
+        return any(self._serves(worker, name, self._active.get(name, 0)) for worker in self._workers.values())
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(self._names)
+
+    async def submit(
+        self, name: str, kind: Kind, tensors: tuple[Tensor, ...], ask: Ask, *, rows: int, deadline_s: float
+    ) -> Reply:
+        """The answer to a request, from whichever worker lives to give it.
+
+        Args:
+            deadline_s: on CLOCK_MONOTONIC.
+
+        Raises:
+            RefusedError: it cannot be answered in time, or not at all.
+        """
+        generation = self._active[name]
+        self._admit(name, generation, rows, deadline_s)
+        loop = asyncio.get_running_loop()
+        pending = _Pending(self._ids(), kind, tensors, ask, rows, generation, deadline_s, loop.create_future())
+        self._queues.setdefault((name, generation), deque()).append(pending)
+        self._dispatch(name, generation)
+        late = loop.call_at(loop.time() + max(0.0, deadline_s - time.monotonic()), self._expire, name, pending)
+        try:
+            return await pending.future
+        finally:
+            late.cancel()
+            if pending.future.cancelled():
+                self._abandon(name, pending)
+
+    def _admit(self, name: str, generation: int, rows: int, deadline_s: float) -> None:
+        """Refuse at the door what cannot be answered in time."""
+        held = sum(worker.rows for worker in self._workers.values())
+        held += sum(each.rows for queue in self._queues.values() for each in queue)
+        if held + rows > self.held_rows:
+            raise RefusedError(503, "too many requests are waiting", retry_after_s=1.0)
+        serving = [worker for worker in self._workers.values() if self._serves(worker, name, generation)]
+        if not serving:
+            return
+        hello = self._hellos[name, generation]
+        curve = CostCurve(hello.alpha_ms, hello.beta_ms)
+        ahead = min(worker.rows for worker in serving)
+        batches, rest = divmod(ahead, max(hello.limit, 1))
+        wait_ms = batches * curve.ms(hello.limit) + (curve.ms(rest) if rest else 0.0) + curve.ms(rows)
+        if time.monotonic() + wait_ms / 1e3 > deadline_s:
+            raise RefusedError(503, "too much is waiting to answer in time", retry_after_s=max(1.0, wait_ms / 1e3))
+
+    def _serves(self, worker: _Worker, name: str, generation: int) -> bool:
+        return worker.link is not None and (worker.at.name, worker.at.generation) == (name, generation)
+
+    def _dispatch(self, name: str, generation: int) -> None:
+        queue = self._queues.get((name, generation))
+        while queue:
+            serving = [worker for worker in self._workers.values() if self._serves(worker, name, generation)]
+            if queue[0].is_suspect:
+                # One at a time: if the worker dies, it is known of what.
+                serving = [worker for worker in serving if worker.suspect is None]
+            if not serving:
+                return
+            self._give(min(serving, key=lambda worker: worker.rows), queue.popleft())
+
+    def _give(self, worker: _Worker, pending: _Pending) -> None:
+        ask = msgspec.structs.replace(pending.ask, alone=pending.is_suspect)
+        frame = Frame(
+            pending.kind, pending.request, pending.generation, pending.deadline_s, dumps(ask), pending.tensors
+        )
+        worker.pending[pending.request] = pending
+        try:
+            assert worker.link is not None
+            worker.link.send(frame)
+        except LinkClosedError:
+            # `_on_lost` has what is in flight sent elsewhere.
+            return
+
+    async def _connect(self, worker: _Worker) -> None:
+        """Until it is there; the supervisor says when it is not to be expected any more."""
+        while worker.at.worker in self._workers and worker.link is None:
+            try:
+                await connect(
+                    worker.at.path,
+                    on_frame=lambda link, frame: self._on_frame(worker, link, frame),
+                    on_lost=lambda link, error: self._on_lost(worker),
+                )
+                return
+            except OSError:
+                await asyncio.sleep(_RETRY_S)
+
+    def _on_frame(self, worker: _Worker, link: Link, frame: Frame) -> None:
+        if frame.kind is Kind.HELLO:
+            worker.link, worker.hello = link, loads(frame.meta, Hello)
+            self._hellos[worker.at.name, worker.at.generation] = worker.hello
+            self._update()
+            return
+        pending = worker.pending.pop(frame.request, None)
+        if pending is None or pending.future.done():
+            return
+        if frame.kind is Kind.RESULT:
+            pending.future.set_result(Reply(frame.generation, loads(frame.meta, Answer), frame.tensors))
+        else:
+            failure = loads(frame.meta, Failure)
+            pending.future.set_exception(RefusedError(_STATUS[failure.code], failure.message))
+        if pending.is_suspect:
+            self._dispatch(worker.at.name, worker.at.generation)
+
+    def _on_lost(self, worker: _Worker) -> None:
+        """Send what was in flight once more; what is known to have killed the worker gets an error."""
+        worker.link = None
+        self._workers.pop(worker.at.worker, None)
+        queue = self._queues.setdefault((worker.at.name, worker.at.generation), deque())
+        culprit = worker.suspect
+        again = [each for each in worker.pending.values() if each is not culprit and not each.future.done()]
+        if culprit is not None and not culprit.future.done():
+            culprit.future.set_exception(RefusedError(500, "the model crashed on this request"))
+        for each in again:
+            each.deaths += culprit is None
+        worker.pending.clear()
+        # Those that nobody suspects go first.
+        again.sort(key=lambda each: each.deaths)
+        queue.extendleft(reversed([each for each in again if not each.is_suspect]))
+        queue.extend(each for each in again if each.is_suspect)
+        self._dispatch(worker.at.name, worker.at.generation)
+
+    def _update(self) -> None:
+        for name, generation in self._active.items():
+            hello = self._hellos.get((name, generation))
+            if hello is not None:
+                self.models[name] = Served(hello, generation)
+            self._dispatch(name, generation)
+
+    def _expire(self, name: str, pending: _Pending) -> None:
+        if not pending.future.done():
+            pending.future.set_exception(RefusedError(504, "the request was not answered by its deadline"))
+            self._abandon(name, pending)
+
+    def _abandon(self, name: str, pending: _Pending) -> None:
+        """Nobody waits for it: free its rows before they are computed."""
+        queue = self._queues.get((name, pending.generation))
+        if queue and pending in queue:
+            queue.remove(pending)
+        for worker in self._workers.values():
+            if worker.pending.pop(pending.request, None) is not None and worker.link is not None:
+                try:
+                    worker.link.send(Frame(Kind.CANCEL, pending.request, pending.generation))
+                except LinkClosedError:
+                    return
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

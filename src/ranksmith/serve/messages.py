@@ -1,0 +1,156 @@
+"""What the processes tell each other inside frames, as JSON: never a pickle.
+
+supervisor ── WorkerSpec ──► worker      on the command line of its start
+worker ── Hello ──► supervisor, front ends      once it is warm
+supervisor ── Routing ──► front ends      whenever a worker comes or goes
+front end ── Ask ──► worker ── Answer or Failure ──► front end      beside the tensors of a request
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+import msgspec
+
+from ranksmith.results import Preprocess
+
+__all__ = [
+    "Answer",
+    "Ask",
+    "Code",
+    "Failure",
+    "Hello",
+    "Prediction",
+    "Routing",
+    "TensorInfo",
+    "WorkerAt",
+    "WorkerSpec",
+    "dumps",
+    "loads",
+]
+
+MessageT = TypeVar("MessageT")
+
+Code = Literal["invalid", "deadline", "unavailable", "internal"]
+
+
+class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker serves, and how.
+
+    Attributes:
+        name: the model's name in requests.
+        model: path of the ONNX file.
+        generation: counts the loaded versions of this model; it is the version that clients see.
+        preprocess: of images; None: guessed from the input's shape.
+        labels: one class a line; None: none are known.
+        threads: of the session.
+        max_batch: most rows that run together.
+    """
+
+    name: str
+    model: str
+    generation: int
+    preprocess: Preprocess | None = None
+    labels: list[str] | None = None
+    provider: str = "cpu"
+    threads: int = 1
+    max_batch: int = 16
+
+
+class TensorInfo(msgspec.Struct, frozen=True):
+    """An input or output. `shape` has −1 for what is symbolic."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker that is loaded and warm.
+
+    Attributes:
+        max_batch: rows of one request; 1 where the model's batch is fixed.
+        limit: rows that are worth running together.
+        alpha_ms, beta_ms: latency_ms ≈ alpha + beta · rows, as it was measured while warming up.
+        takes_images: whether `IMAGE` frames can be answered.
+        notes: what was guessed, in sentences.
+    """
+
+    name: str
+    generation: int
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+    max_batch: int
+    limit: int
+    alpha_ms: float
+    beta_ms: float
+    takes_images: bool
+    notes: list[str] = []
+
+
+class WorkerAt(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a worker listens."""
+
+    worker: int
+    name: str
+    generation: int
+    path: str
+
+
+class Routing(msgspec.Struct, frozen=True, kw_only=True):
+    """The workers there are, and the generation that new requests of each model go to."""
+
+    workers: list[WorkerAt]
+    active: dict[str, int]
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Of an `INFER` or `IMAGE` frame.
+
+    Attributes:
+        outputs: names of the outputs wanted; empty: all.
+        top_k: of an image, how many classes are told.
+        alone: run it in a batch of its own, since a worker died with it before.
+    """
+
+    outputs: list[str] = []
+    top_k: int = 5
+    alone: bool = False
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    label: str | None
+    index: int
+    probability: float
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Of a `RESULT` frame.
+
+    Attributes:
+        rows: that ran together, this request's among them.
+    """
+
+    queue_ms: float
+    compute_ms: float
+    rows: int
+    predictions: list[Prediction] | None = None
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a `FAILURE` frame. The message goes to the client: no path, no trace."""
+
+    code: Code
+    message: str
+
+
+def dumps(message: msgspec.Struct) -> bytes:
+    return msgspec.json.encode(message)
+
+
+def loads(content: bytes, kind: type[MessageT]) -> MessageT:
+    """
+    Raises:
+        msgspec.DecodeError: not a `kind`.
+    """
+    return msgspec.json.decode(content, type=kind)

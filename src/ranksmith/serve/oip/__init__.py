@@ -1,0 +1,1 @@
+"""The Open Inference Protocol, version 2, as pure functions: bytes and plain values in, bytes and plain values out."""

@@ -1,0 +1,131 @@
+"""What goes over REST in the Open Inference Protocol, as msgspec Structs.
+
+Requests are read leniently, as real clients write them: unknown fields are ignored and an optional field may be null.
+The elements of an input stay unparsed until its shape is known to fit the model.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+__all__ = [
+    "Dimension",
+    "ErrorResponse",
+    "InferInput",
+    "InferOutput",
+    "InferRequest",
+    "InferResponse",
+    "InputParameters",
+    "ModelMetadata",
+    "OutputParameters",
+    "Parameter",
+    "RequestedOutput",
+    "RequestedOutputParameters",
+    "ServerMetadata",
+    "TensorMetadata",
+]
+
+Dimension = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Parameter = bool | int | float | str | None
+
+
+class ServerMetadata(Struct, frozen=True):
+    """The answer of `GET /v2`."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorMetadata(Struct, frozen=True):
+    """An input or output of a model; a dimension that may vary is -1."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(Struct, frozen=True):
+    """The answer of `GET /v2/models/M`."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class InputParameters(Struct, frozen=True):
+    """The parameters of an input that the server understands."""
+
+    binary_data_size: int | None = None
+    shared_memory_region: str | None = None
+
+
+class InferInput(Struct, frozen=True):
+    """An input of a request, with its elements in `data` or, as binary data, after the JSON."""
+
+    name: str
+    datatype: str
+    shape: list[Dimension]
+    parameters: InputParameters | None = None
+    data: Raw = Raw(b"null")
+
+
+class RequestedOutputParameters(Struct, frozen=True):
+    """The parameters of a requested output that the server understands."""
+
+    binary_data: bool | None = None
+    classification: int | None = None
+    shared_memory_region: str | None = None
+
+
+class RequestedOutput(Struct, frozen=True):
+    """An output that a request asks for."""
+
+    name: str
+    parameters: RequestedOutputParameters | None = None
+
+
+class InferRequest(Struct, frozen=True):
+    """The JSON of `POST /v2/models/M/infer`."""
+
+    inputs: list[InferInput]
+    id: str | None = None
+    parameters: dict[str, Parameter] | None = None
+    outputs: list[RequestedOutput] | None = None
+
+
+class OutputParameters(Struct, frozen=True):
+    """The parameters of an output whose elements follow the JSON."""
+
+    binary_data_size: int
+
+
+class InferOutput(Struct, frozen=True):
+    """An output of a response, with its elements in `data` or, as binary data, after the JSON."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: OutputParameters | UnsetType = UNSET
+    data: list[Any] | UnsetType = UNSET
+
+
+class InferResponse(Struct, frozen=True):
+    """The JSON of the answer to an infer request."""
+
+    model_name: str
+    model_version: str
+    outputs: list[InferOutput]
+    id: str | UnsetType = UNSET
+    parameters: dict[str, Any] | UnsetType = UNSET
+
+
+class ErrorResponse(Struct, frozen=True):
+    """The answer to a request that failed."""
+
+    error: str

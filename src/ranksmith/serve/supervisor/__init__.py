@@ -1,0 +1,1 @@
+"""The supervisor: starts the other processes, watches them, and holds no request."""

@@ -1,0 +1,66 @@
+"""`python -m ranksmith.serve.worker SPEC`: started by the supervisor, with a socket to it as standard input.
+
+Loads the model, warms it up, listens, and says so; ends when the supervisor's end of the socket is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from ranksmith.errors import RanksmithError
+from ranksmith.serve.frames import Frame, Kind
+from ranksmith.serve.messages import Failure, WorkerSpec, dumps, loads
+from ranksmith.serve.process import begin
+from ranksmith.serve.transport import adopt, listen
+
+
+async def _serve(spec: WorkerSpec, path: Path) -> int:
+    over = asyncio.Event()
+    # SIGTERM and SIGINT reach the whole group; when to end is the supervisor's to say.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, lambda: None)
+    control = await adopt(
+        socket.socket(fileno=sys.stdin.fileno()),
+        on_frame=lambda link, frame: None,
+        on_lost=lambda link, error: over.set(),
+    )
+    try:
+        loop = await asyncio.to_thread(_load, spec)
+    except RanksmithError as error:
+        control.send(Frame(Kind.FAILURE, meta=dumps(Failure(code="internal", message=error.message))))
+        await control.drain()
+        return 1
+    server = await listen(path, on_link=loop.on_link, on_frame=loop.on_frame, on_lost=loop.on_lost)
+    control.send(Frame(Kind.HELLO, generation=spec.generation, meta=dumps(loop.model.hello)))
+    running = asyncio.ensure_future(loop.run())
+    done, _ = await asyncio.wait([running, asyncio.ensure_future(over.wait())], return_when=asyncio.FIRST_COMPLETED)
+    server.close()
+    if running in done:
+        running.result()
+    return 0
+
+
+def _load(spec: WorkerSpec) -> WorkerLoop:
+    model = ServedModel.open(spec)
+    model.warm()
+    return WorkerLoop(model)
+
+
+def main() -> None:
+    spec, path, parent = sys.argv[1:]
+    known = loads(spec.encode(), WorkerSpec)
+    begin(f"worker {known.name} generation {known.generation}", int(parent))
+    code = asyncio.run(_serve(known, Path(path)))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    # The title is set before these, which take most of a second to import.
+    from ranksmith.serve.worker.loop import WorkerLoop
+    from ranksmith.serve.worker.model import ServedModel
+
+    main()
