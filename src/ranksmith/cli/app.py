@@ -37,6 +37,7 @@ from ranksmith.cli.verb_bench import bench
 from ranksmith.cli.verb_compare import compare
 from ranksmith.cli.verb_compress import compress
 from ranksmith.cli.verb_decompose import decompose
+from ranksmith.cli.verb_deploy import deploy
 from ranksmith.cli.verb_doctor import doctor
 from ranksmith.cli.verb_evaluate import evaluate
 from ranksmith.cli.verb_expose import expose
@@ -45,8 +46,10 @@ from ranksmith.cli.verb_fold import fold
 from ranksmith.cli.verb_inspect import inspect
 from ranksmith.cli.verb_quantize import quantize
 from ranksmith.cli.verb_report import report
+from ranksmith.cli.verb_rollback import rollback
 from ranksmith.cli.verb_serve import serve
 from ranksmith.cli.verb_spectrum import spectrum
+from ranksmith.cli.verb_status import status
 from ranksmith.cli.verb_sweep import sweep
 from ranksmith.errors import RanksmithError
 
@@ -122,6 +125,9 @@ _VERBS: tuple[tuple[Callable[..., None], str], ...] = (
     (bench, "Time several models, paired and interleaved."),
     (report, "Rebuild a bundle's report from its manifest."),
     (serve, "Serve models over HTTP, and lose no request."),
+    (deploy, "Replace what a running server serves."),
+    (rollback, "Go back to what it served before."),
+    (status, "Tell what a running server serves."),
     (doctor, "Tell what this machine can do."),
 )
 for _verb, _summary in _VERBS:

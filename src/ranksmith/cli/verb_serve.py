@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ranksmith.cli.admin import StateDirOption
+from ranksmith.cli.admin import state_dir as directory
 from ranksmith.cli.options import LabelsOption, PreprocessOption, ProviderOption, ThreadsOption
 
 __all__ = ["serve"]
@@ -23,6 +25,9 @@ def serve(
     http_port: Annotated[
         int, typer.Option("--http-port", metavar="PORT", min=0, max=65535, help="0: any that is free.")
     ] = 8000,
+    grpc_port: Annotated[
+        int, typer.Option("--grpc-port", metavar="PORT", min=0, max=65535, help="0: any that is free.")
+    ] = 8001,
     workers: Annotated[
         int, typer.Option("--workers", metavar="N", min=1, help="Processes that run each model, with a copy each.")
     ] = 1,
@@ -36,6 +41,11 @@ def serve(
     preprocess: PreprocessOption = None,
     labels: LabelsOption = None,
     provider: ProviderOption = "cpu",
+    state_dir: StateDirOption = None,
+    rollback_window: Annotated[
+        float,
+        typer.Option("--rollback-window", metavar="S", min=0, help="Seconds that a replaced generation stays warm."),
+    ] = 60.0,
 ) -> None:
     """Serve models: the Open Inference Protocol v2 over HTTP, and POST /predict for images.
 
@@ -52,7 +62,7 @@ def serve(
     from ranksmith.runtime.session import default_threads
     from ranksmith.serve import logs
     from ranksmith.serve.messages import WorkerSpec
-    from ranksmith.serve.supervisor.run import Options, Supervisor
+    from ranksmith.serve.supervisor.run import Options, Served, Supervisor
     from ranksmith.workflow.source import resolve
 
     progress = make_progress()
@@ -76,5 +86,14 @@ def serve(
         for source in sources
     ]
     logs.configure(quiet=verbosity.quiet)
-    options = Options(host=host, http_port=http_port, workers=workers, frontends=frontends)
-    asyncio.run(Supervisor(specs, options).run())
+    options = Options(
+        state_dir=directory(state_dir),
+        host=host,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        workers=workers,
+        frontends=frontends,
+        rollback_s=rollback_window,
+    )
+    served = [Served(str(source.path.resolve()), spec) for source, spec in zip(sources, specs, strict=True)]
+    asyncio.run(Supervisor(served, options).run())

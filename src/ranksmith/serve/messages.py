@@ -15,13 +15,22 @@ import msgspec
 from ranksmith.results import Preprocess
 
 __all__ = [
+    "AdminReply",
+    "AdminRequest",
     "Answer",
     "Ask",
     "Code",
+    "Deploy",
+    "Drained",
     "Failure",
+    "GenerationStatus",
     "Hello",
     "Prediction",
+    "Receipt",
+    "Rollback",
     "Routing",
+    "Status",
+    "StatusReply",
     "TensorInfo",
     "WorkerAt",
     "WorkerSpec",
@@ -45,6 +54,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
         labels: one class a line; None: none are known.
         threads: of the session.
         max_batch: most rows that run together.
+        golden: path of the bundle's golden samples, which the model has to answer as it did when it was built.
+        is_checked: whether the file is checked as one that came from elsewhere: `onnx.checker`, no custom operators.
     """
 
     name: str
@@ -55,6 +66,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     provider: str = "cpu"
     threads: int = 1
     max_batch: int = 16
+    golden: str | None = None
+    is_checked: bool = False
 
 
 class TensorInfo(msgspec.Struct, frozen=True):
@@ -104,6 +117,89 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
     active: dict[str, int]
 
 
+class Failure(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="ranksmith.failure/1"):
+    """Of a `FAILURE` frame. The message goes to the client: no path, no trace."""
+
+    code: Code
+    message: str
+
+
+class Drained(msgspec.Struct, frozen=True, kw_only=True):
+    """A front end that has no request of these generations any more, by model."""
+
+    active: dict[str, int]
+
+
+class Deploy(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """
+    Attributes:
+        bundle: absolute path of its directory.
+        model: which of the models it replaces; None: the only one.
+        force: whether inputs and outputs may differ from what is served.
+    """
+
+    bundle: str
+    model: str | None = None
+    force: bool = False
+
+
+class Rollback(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Back to what was active before the last deployment."""
+
+    model: str | None = None
+
+
+class Status(msgspec.Struct, frozen=True, tag=True):
+    """What is served."""
+
+
+AdminRequest = Deploy | Rollback | Status
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="ranksmith.swap/1"):
+    """One swap.
+
+    Attributes:
+        verb: what was asked for.
+        checks: what was checked, in order.
+        load_s: from the start of the new workers until they were warm.
+        total_s: until the new generation was active.
+    """
+
+    verb: Literal["deploy", "rollback"]
+    model: str
+    source: str
+    old_generation: int
+    new_generation: int
+    created: str
+    checks: list[str]
+    load_s: float
+    total_s: float
+
+
+class GenerationStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    Attributes:
+        workers: process ids of those that are ready.
+    """
+
+    model: str
+    generation: int
+    source: str
+    is_active: bool
+    workers: list[int]
+
+
+class StatusReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="ranksmith.status/1"):
+    supervisor: int
+    http: str
+    grpc: str | None
+    generations: list[GenerationStatus]
+
+
+AdminReply = Receipt | StatusReply | Failure
+
+
 class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of an `INFER` or `IMAGE` frame.
 
@@ -137,18 +233,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     predictions: list[Prediction] | None = None
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Of a `FAILURE` frame. The message goes to the client: no path, no trace."""
-
-    code: Code
-    message: str
-
-
 def dumps(message: msgspec.Struct) -> bytes:
     return msgspec.json.encode(message)
 
 
-def loads(content: bytes, kind: type[MessageT]) -> MessageT:
+def loads(content: bytes | memoryview, kind: type[MessageT]) -> MessageT:
     """
     Raises:
         msgspec.DecodeError: not a `kind`.

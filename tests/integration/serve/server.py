@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -90,7 +91,15 @@ class Server:
 @contextlib.contextmanager
 def serving(*arguments: str, environment: dict[str, str] | None = None, ready: bool = True) -> Iterator[Server]:
     """`ranksmith serve ARGUMENTS… --http-port 0`; killed at the end, if it is still there."""
-    command: Sequence[str] = [sys.executable, "-m", "ranksmith", "serve", *arguments, "--http-port", "0"]
+    ports = ["--http-port", "0", "--grpc-port", "0"]
+    command: Sequence[str] = [sys.executable, "-m", "ranksmith", "serve", *arguments, *ports]
+    if "--state-dir" not in arguments:
+        with (
+            tempfile.TemporaryDirectory() as state,
+            serving(*arguments, "--state-dir", state, environment=environment, ready=ready) as server,
+        ):
+            yield server
+        return
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=os.environ | (environment or {})
     ) as process:

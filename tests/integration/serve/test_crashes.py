@@ -13,7 +13,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from ranksmith.runtime.session import open_session
@@ -108,7 +107,7 @@ def test_killing_a_front_end_breaks_only_its_own_connections() -> None:
 
 
 def test_killing_the_supervisor_leaves_no_orphan() -> None:
-    before = set(os.listdir("/dev/shm"))
+    before = set(Path("/dev/shm").iterdir())
     with serving("demo", "--frontends", "2", "--workers", "2") as server:
         children = server.children("worker") + server.children("frontend")
         assert len(children) == 4
@@ -119,7 +118,7 @@ def test_killing_the_supervisor_leaves_no_orphan() -> None:
             # A pidfd is readable once its process has ended.
             assert _readable(child)
             os.close(child)
-    assert set(os.listdir("/dev/shm")) <= before
+    assert set(Path("/dev/shm").iterdir()) <= before
 
 
 def _readable(descriptor: int) -> bool:

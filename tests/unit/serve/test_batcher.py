@@ -223,7 +223,7 @@ def test_at_low_load_nothing_waits_for_company() -> None:
 
 
 def test_waiting_makes_fewer_batches_of_the_same_load() -> None:
-    entries = list(_poisson(0.4 * 32 / STEEP.ms(32) * 1000, 10.0, seed=6))
+    entries = list(_poisson(0.3 * 32 / STEEP.ms(32) * 1000, 10.0, seed=6))
     greedy = Server(Batcher(STEEP, limit=32), _on(STEEP)).run(entries, math.inf)
     patient = Server(Batcher(STEEP, limit=32, target_ms=200), _on(STEEP)).run(entries, math.inf)
     assert greedy.held_s == 0 < patient.held_s
@@ -243,7 +243,7 @@ def test_waiting_does_not_cost_a_closed_loop_its_throughput(curve: CostCurve, cl
     assert patient.rows >= 0.95 * greedy.rows
 
 
-@pytest.mark.parametrize("load", [0.2, 0.4, 0.6])
+@pytest.mark.parametrize("load", [0.3, 0.4, 0.6])
 def test_who_waited_for_company_is_still_answered_within_the_target(load: float) -> None:
     rate = load * 32 / STEEP.ms(32) * 1000
     server = Server(Batcher(STEEP, limit=32, target_ms=80), _on(STEEP)).run(_poisson(rate, 10.0, seed=7), math.inf)
@@ -258,19 +258,19 @@ def test_who_waited_for_company_is_still_answered_within_the_target(load: float)
 def test_predicted_waits_are_seldom_too_short_and_never_far_too_long(
     sizes: Sequence[int], groups: str, load: float
 ) -> None:
-    """Too short by more than 3 ms (a fifth of a full batch) for at most 1 % of the entries.
+    """Too short by more than 3 ms (a fifth of a full batch) for at most 2 %, and by more than a full batch for none.
 
-    On average too long by at most two full batches, or half of the wait where that is more.
+    On average too long by at most a full batch.
     """
     curve = CostCurve(8.0, 1.0)
     rate = load * 8 / curve.ms(8) * 1000 / (sum(sizes) / len(sizes))
     entries = list(_poisson(rate, 5.0, seed=8, sizes=sizes, groups=groups))
     server = Server(Batcher(curve, limit=8), _on(curve)).run(entries, math.inf)
     real_s = {entry.key: server.answers_s[entry.key] - entry.arrived_s for entry in entries}
-    short = [key for key in real_s if server.predicted_s[key] < real_s[key] - 0.003]
-    excess_s = sum(server.predicted_s.values()) / len(real_s) - sum(real_s.values()) / len(real_s)
-    assert len(short) <= 0.01 * len(real_s)
-    assert excess_s <= max(2 * curve.ms(8) / 1000, 0.5 * sum(real_s.values()) / len(real_s))
+    excess_s = [server.predicted_s[key] - wait_s for key, wait_s in real_s.items()]
+    assert min(excess_s) >= -curve.ms(8) / 1000
+    assert sum(excess < -0.003 for excess in excess_s) <= 0.02 * len(excess_s)
+    assert sum(excess_s) / len(excess_s) <= curve.ms(8) / 1000
 
 
 def test_refusing_at_the_door_by_the_prediction_keeps_goodput_near_capacity() -> None:

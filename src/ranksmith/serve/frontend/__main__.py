@@ -1,5 +1,5 @@
-"""`python -m ranksmith.serve.frontend NUMBER HOST PORT PARENT`: started by the supervisor, with a socket to it as
-standard input.
+"""`python -m ranksmith.serve.frontend NUMBER HOST HTTP_PORT GRPC_PORT PARENT`: started by the supervisor, with a socket
+to it as standard input.
 
 Listens beside the other front ends (SO_REUSEPORT); ends, after answering what it admitted, on SIGTERM.
 """
@@ -13,14 +13,16 @@ import sys
 import uvicorn
 import uvloop
 
+from ranksmith.serve import logs
 from ranksmith.serve.frames import Frame, Kind
 from ranksmith.serve.frontend.http import Limits, make_app
 from ranksmith.serve.frontend.pool import Pool
-from ranksmith.serve.messages import Routing, loads
+from ranksmith.serve.messages import Drained, Routing, dumps, loads
 from ranksmith.serve.process import begin
-from ranksmith.serve.transport import Link, adopt
+from ranksmith.serve.transport import Link, LinkClosedError, adopt
 
 _GRACE_S = 30
+_LOOK_S = 0.02
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -32,10 +34,24 @@ def _listening(host: str, port: int) -> socket.socket:
     return found
 
 
-async def _serve(host: str, port: int) -> None:
-    pool = Pool()
+async def _tell_drained(pool: Pool, control: Link) -> None:
+    """Tell the supervisor, each time that the active generations change, when no request of others is held."""
+    told: dict[str, int] = {}
+    while not control.is_closed:
+        drained = pool.drained
+        if drained is not None and drained != told:
+            told = drained
+            try:
+                control.send(Frame(Kind.CONTROL, meta=dumps(Drained(active=told))))
+            except LinkClosedError:
+                return
+        await asyncio.sleep(_LOOK_S)
+
+
+async def _serve(host: str, http_port: int, grpc_port: int) -> None:
+    pool, limits = Pool(), Limits()
     config = uvicorn.Config(
-        make_app(pool, Limits()),
+        make_app(pool, limits),
         lifespan="off",
         access_log=False,
         log_level="warning",
@@ -45,30 +61,31 @@ async def _serve(host: str, port: int) -> None:
     server = uvicorn.Server(config)
 
     def told(link: Link, frame: Frame) -> None:
-        if frame.kind is Kind.CONTROL:
-            pool.route(loads(frame.meta, Routing))
+        pool.route(loads(frame.meta, Routing))
 
     def alone(link: Link, error: Exception | None) -> None:
         server.should_exit = True
 
     control = await adopt(socket.socket(fileno=sys.stdin.fileno()), on_frame=told, on_lost=alone)
-    listening = _listening(host, port)
+    listening = _listening(host, http_port)
 
     async def tell_when_up() -> None:
         while not server.started:
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(_LOOK_S)
         control.send(Frame(Kind.HELLO))
+        await _tell_drained(pool, control)
 
-    up = asyncio.ensure_future(tell_when_up())
+    telling = asyncio.ensure_future(tell_when_up())
     await server.serve(sockets=[listening])
-    await up
+    telling.cancel()
 
 
 def main() -> None:
-    number, host, port, parent = sys.argv[1:]
+    number, host, http_port, grpc_port, parent = sys.argv[1:]
     begin(f"frontend {number}", int(parent))
+    logs.configure()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(host, int(port)))
+        runner.run(_serve(host, int(http_port), int(grpc_port)))
 
 
 if __name__ == "__main__":

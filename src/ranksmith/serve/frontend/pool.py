@@ -57,6 +57,7 @@ class Reply:
 
 @dataclass(eq=False)
 class _Pending:
+    name: str
     request: int
     kind: Kind
     tensors: tuple[Tensor, ...]
@@ -137,6 +138,14 @@ class Pool:
         return any(self._serves(worker, name, self._active.get(name, 0)) for worker in self._workers.values())
 
     @property
+    def drained(self) -> dict[str, int] | None:
+        """The active generations by model, if every request that is held is of one of them; else None."""
+        waiting = [each for worker in self._workers.values() for each in worker.pending.values()]
+        waiting += [each for queue in self._queues.values() for each in queue]
+        held = {(each.name, each.generation) for each in waiting}
+        return dict(self._active) if all(self._active.get(name) == number for name, number in held) else None
+
+    @property
     def names(self) -> list[str]:
         return sorted(self._names)
 
@@ -154,7 +163,7 @@ class Pool:
         generation = self._active[name]
         self._admit(name, generation, rows, deadline_s)
         loop = asyncio.get_running_loop()
-        pending = _Pending(self._ids(), kind, tensors, ask, rows, generation, deadline_s, loop.create_future())
+        pending = _Pending(name, self._ids(), kind, tensors, ask, rows, generation, deadline_s, loop.create_future())
         self._queues.setdefault((name, generation), deque()).append(pending)
         self._dispatch(name, generation)
         late = loop.call_at(loop.time() + max(0.0, deadline_s - time.monotonic()), self._expire, name, pending)

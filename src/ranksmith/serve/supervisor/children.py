@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from ranksmith.serve.frames import Frame
 from ranksmith.serve.transport import Link, LinkClosedError, adopt
 
-__all__ = ["Child"]
+__all__ = ["Child", "describe", "gone"]
 
 
 @dataclass(eq=False)
@@ -91,3 +91,21 @@ class Child:
     def kill(self) -> None:
         if self.is_running:
             self.process.kill()
+
+
+async def gone(children: Sequence[Child], within_s: float) -> None:
+    """Wait for the children to end, and kill those that do not."""
+    try:
+        async with asyncio.timeout(within_s):
+            for child in children:
+                await child.exited.wait()
+    except TimeoutError:
+        for child in children:
+            child.kill()
+        for child in children:
+            await child.exited.wait()
+
+
+def describe(status: int) -> str:
+    """An exit status in words; a negative one is a signal."""
+    return signal.Signals(-status).name if status < 0 else f"exit code {status}"

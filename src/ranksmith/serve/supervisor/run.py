@@ -1,222 +1,244 @@
-"""Start workers and front ends, start again what dies, and end all of it in order.
+"""Start workers and front ends, start again what dies, swap what is asked for, and end all of it in order.
 
-start:  workers load and warm up; when every model has one, the front ends open the port
+start:  workers load and warm up; when every model has its own, the front ends open the ports
 end:    the front ends stop accepting and answer what they admitted; then the workers go
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import signal
 import socket
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import setproctitle
 import structlog
 
-from ranksmith.errors import ModelError, UsageError
+from ranksmith.errors import RanksmithError, UsageError
+from ranksmith.serve.admin import serve_admin
 from ranksmith.serve.frames import Frame, Kind
-from ranksmith.serve.messages import Failure, Hello, Routing, WorkerAt, WorkerSpec, dumps, loads
-from ranksmith.serve.supervisor.children import Child
+from ranksmith.serve.messages import (
+    AdminReply,
+    AdminRequest,
+    Deploy,
+    Drained,
+    GenerationStatus,
+    Receipt,
+    Rollback,
+    Routing,
+    StatusReply,
+    WorkerSpec,
+    dumps,
+    loads,
+)
+from ranksmith.serve.supervisor.children import Child, describe, gone
+from ranksmith.serve.supervisor.generation import Generation
 from ranksmith.serve.supervisor.restarts import Restarts
+from ranksmith.serve.supervisor.state import Active, State
+from ranksmith.serve.supervisor.swap import Swappable, bundle_spec, deploy, rollback
 
-__all__ = ["Options", "Supervisor"]
+__all__ = ["Options", "Served", "Supervisor"]
 
 _GRACE_S = 40.0
-_LEAVE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model as the command line named it."""
+
+    target: str
+    spec: WorkerSpec
 
 
 @dataclass(frozen=True)
 class Options:
     """
     Attributes:
-        http_port: 0: any that is free.
+        http_port, grpc_port: 0: any that is free.
         workers: processes per model.
-        frontends: processes that share the port.
+        frontends: processes that share the ports.
+        rollback_s: how long a generation that was replaced is kept warm.
     """
 
+    state_dir: Path
     host: str = "127.0.0.1"
     http_port: int = 8000
+    grpc_port: int = 8001
     workers: int = 1
     frontends: int = 1
+    rollback_s: float = 60.0
 
 
 @dataclass(eq=False)
-class _Place:
-    """Where one process runs, and is started again."""
+class _Front:
+    """Where one front end runs after another.
 
+    Attributes:
+        drained: the active generations that it knew of when it held no request of others.
+    """
+
+    number: int
     restarts: Restarts = field(default_factory=Restarts)
     child: Child | None = None
     started_s: float = 0.0
     is_ready: bool = False
-    is_hopeless: bool = False
-
-
-@dataclass(eq=False)
-class _WorkerPlace(_Place):
-    spec: WorkerSpec | None = None
-    at: WorkerAt | None = None
-    hello: Hello | None = None
-    refused: str | None = None
+    drained: dict[str, int] = field(default_factory=dict)
 
 
 class Supervisor:
     """The server. `run` does everything.
 
     Args:
-        specs: the models, one each.
+        models: one each.
     """
 
-    def __init__(self, specs: Sequence[WorkerSpec], options: Options) -> None:
-        self._specs = list(specs)
+    def __init__(self, models: Sequence[Served], options: Options) -> None:
+        self._asked = list(models)
         self._options = options
+        self._state = State(options.state_dir)
         self._log = structlog.get_logger("ranksmith.supervisor")
-        self._workers = [_WorkerPlace(spec=spec) for spec in self._specs for _ in range(options.workers)]
-        self._frontends = [_Place() for _ in range(options.frontends)]
-        self._ids = 0
+        self._models: dict[str, Swappable] = {}
+        self._fronts = [_Front(number) for number in range(options.frontends)]
+        self._numbers = itertools.count(1)
         self._ending = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT; returns when everything that was admitted has been answered.
 
         Raises:
             ModelError: a model cannot be loaded.
-            UsageError: the port is taken.
+            UsageError: a port or the state directory is taken.
+            OutputError: the state directory cannot be written.
         """
         setproctitle.setproctitle("ranksmith supervisor")
-        self._changed = asyncio.Event()
         over = asyncio.Event()
-        loop = asyncio.get_running_loop()
         for ending in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(ending, over.set)
-        with _reserved(self._options.host, self._options.http_port) as reserved, _directory() as folder:
+            asyncio.get_running_loop().add_signal_handler(ending, over.set)
+        host, options = self._options.host, self._options
+        self._state.prepare()
+        with (
+            _reserved(host, options.http_port, "--http-port") as http,
+            _reserved(host, options.grpc_port, "--grpc-port") as grpc,
+            tempfile.TemporaryDirectory(prefix="ranksmith-", ignore_cleanup_errors=True) as folder,
+        ):
             self._folder = Path(folder)
-            self._port = reserved.getsockname()[1]
+            self._ports = (http.getsockname()[1], grpc.getsockname()[1])
+            admin = await serve_admin(self._state.socket, self._administer)
+            started = asyncio.ensure_future(self._start())
+            ended = asyncio.ensure_future(over.wait())
             try:
-                for place in self._workers:
-                    await self._start_worker(place)
-                if await self._until(lambda: all(place.is_ready for place in self._workers), over):
-                    for number, front in enumerate(self._frontends):
-                        await self._start_frontend(number, front)
-                    if await self._until(lambda: all(front.is_ready for front in self._frontends), over):
-                        self._announce()
-                        await over.wait()
+                await asyncio.wait([started, ended], return_when=asyncio.FIRST_COMPLETED)
+                if started.done():
+                    started.result()
+                    self._announce()
+                    await ended
             finally:
-                await self._end()
+                admin.close()
+                await self._end(started, ended)
+                await admin.wait_closed()
+
+    async def _start(self) -> None:
+        for asked in self._asked:
+            await self._load(asked)
+        self._persist()
+        for front in self._fronts:
+            await self._start_front(front)
+        while not all(front.is_ready for front in self._fronts):
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _load(self, asked: Served) -> None:
+        """What was active when the server last ended, or what the command line names."""
+        name = asked.spec.name
+        known = self._state.active().get(name)
+        if known is not None and known.target == asked.target and known.source != asked.target:
+            try:
+                spec = bundle_spec(Path(known.source), asked.spec, known.generation)
+                self._add(asked, await self._generation(spec, known.source))
+            except RanksmithError as error:
+                self._log.warning("what was active cannot be served", model=name, why=error.message)
+            else:
+                self._log.info("restored", model=name, generation=known.generation)
+                return
+        generation = known.generation if known is not None and known.source == asked.target else 1
+        spec = asked.spec if generation == 1 else _numbered(asked.spec, generation)
+        self._add(asked, await self._generation(spec, asked.target))
+
+    def _add(self, asked: Served, generation: Generation) -> None:
+        model = Swappable(asked.spec.name, asked.target, generation, generation.number)
+        model.warm[generation.number] = generation
+        self._models[asked.spec.name] = model
+
+    async def _generation(self, spec: WorkerSpec, source: str) -> Generation:
+        """Started and warm."""
+        found = Generation(spec, source, self._options.workers, self._folder, self._numbers, self._route)
+        await found.start()
+        return found
 
     def _announce(self) -> None:
-        for place in self._workers:
-            for note in place.hello.notes if place.hello else []:
-                self._log.warning(note, model=place.spec.name if place.spec else None)
+        for model in self._models.values():
+            for note in model.active.hello.notes if model.active.hello else []:
+                self._log.warning(note, model=model.name)
+        http, grpc = self._addresses
+        self._log.info("serving", models=sorted(self._models), http=http, grpc=grpc, workers=self._options.workers)
+
+    @property
+    def _addresses(self) -> tuple[str, str]:
         host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
-        self._log.info(
-            "serving",
-            models=sorted({spec.name for spec in self._specs}),
-            http=f"http://{host}:{self._port}",
-            workers=len(self._workers),
-        )
+        return f"http://{host}:{self._ports[0]}", f"{host}:{self._ports[1]}"
 
-    async def _until(self, condition, over: asyncio.Event) -> bool:  # type: ignore[no-untyped-def]
-        """Whether the condition came true before the end was asked for."""
-        ending = asyncio.ensure_future(over.wait())
-        try:
-            while not condition():
-                if refused := next((place.refused for place in self._workers if place.refused), None):
-                    raise ModelError(refused)
-                if hopeless := next((place.at for place in self._workers if place.is_hopeless), None):
-                    raise ModelError(f"{hopeless.name}: the worker dies again and again before it is ready")
-                self._changed.clear()
-                changed = asyncio.ensure_future(self._changed.wait())
-                await asyncio.wait([changed, ending], return_when=asyncio.FIRST_COMPLETED)
-                changed.cancel()
-                if over.is_set():
-                    return False
-            return True
-        finally:
-            ending.cancel()
-
-    async def _start_worker(self, place: _WorkerPlace) -> None:
-        spec = place.spec
-        assert spec is not None
-        self._ids += 1
-        path = self._folder / f"worker-{self._ids}.sock"
-        at = WorkerAt(worker=self._ids, name=spec.name, generation=spec.generation, path=str(path))
-        place.at, place.is_ready, place.started_s = at, False, time.monotonic()
+    async def _start_front(self, front: _Front) -> None:
+        front.is_ready, front.started_s, front.drained = False, time.monotonic(), {}
 
         def told(frame: Frame) -> None:
             if frame.kind is Kind.HELLO:
-                place.is_ready, place.hello = True, loads(frame.meta, Hello)
-                took_s = round(time.monotonic() - place.started_s, 3)
-                self._log.info("worker ready", model=spec.name, worker=at.worker, took_s=took_s)
-                self._route()
-            elif frame.kind is Kind.FAILURE:
-                place.refused = loads(frame.meta, Failure).message
+                front.is_ready = True
+            else:
+                front.drained = loads(frame.meta, Drained).active
             self._changed.set()
 
-        place.child = await Child.start(
-            "ranksmith.serve.worker",
-            [dumps(spec).decode(), str(path)],
-            on_frame=told,
-            on_exit=lambda status: self._worker_exited(place, status),
-        )
-
-    def _worker_exited(self, place: _WorkerPlace, status: int) -> None:
-        was_ready, place.is_ready, place.child = place.is_ready, False, None
-        assert place.at is not None
-        Path(place.at.path).unlink(missing_ok=True)
-        self._changed.set()
-        if self._ending or place.refused:
-            return
-        self._route()
-        wait_s = place.restarts.after(time.monotonic() - place.started_s, was_ready=was_ready)
-        self._log.warning(
-            "worker died", model=place.at.name, worker=place.at.worker, status=_told(status), again_in_s=wait_s
-        )
-        place.is_hopeless = wait_s is None
-        if wait_s is not None:
-            self._later(wait_s, lambda: self._start_worker(place))
-
-    async def _start_frontend(self, number: int, place: _Place) -> None:
-        place.is_ready, place.started_s = False, time.monotonic()
-
-        def told(frame: Frame) -> None:
-            place.is_ready = True
-            self._changed.set()
-
-        place.child = await Child.start(
+        front.child = await Child.start(
             "ranksmith.serve.frontend",
-            [str(number), self._options.host, str(self._port)],
+            [str(front.number), self._options.host, *map(str, self._ports)],
             on_frame=told,
-            on_exit=lambda status: self._frontend_exited(number, place, status),
+            on_exit=lambda status: self._front_exited(front, status),
         )
         self._route()
 
-    def _frontend_exited(self, number: int, place: _Place, status: int) -> None:
-        was_ready, place.is_ready, place.child = place.is_ready, False, None
+    def _front_exited(self, front: _Front, status: int) -> None:
+        was_ready, front.is_ready, front.child = front.is_ready, False, None
         self._changed.set()
         if self._ending:
             return
-        wait_s = place.restarts.after(time.monotonic() - place.started_s, was_ready=was_ready)
-        self._log.warning("front end died", frontend=number, status=_told(status), again_in_s=wait_s)
+        wait_s = front.restarts.after(time.monotonic() - front.started_s, was_ready=was_ready)
+        self._log.warning("front end died", frontend=front.number, status=describe(status), again_in_s=wait_s)
         if wait_s is not None:
-            self._later(wait_s, lambda: self._start_frontend(number, place))
+            self._later(wait_s, lambda: self._start_front(front))
 
     def _route(self) -> None:
         """Tell every front end which workers there are."""
-        routing = Routing(
-            workers=[place.at for place in self._workers if place.is_ready and place.at],
-            active={spec.name: spec.generation for spec in self._specs},
-        )
-        for place in self._frontends:
-            if place.child is not None:
-                place.child.tell(Frame(Kind.CONTROL, meta=dumps(routing)))
+        generations = [generation for model in self._models.values() for generation in model.warm.values()]
+        routing = Routing(workers=[at for each in generations for at in each.ready], active=self._active)
+        for front in self._fronts:
+            if front.child is not None:
+                front.child.tell(Frame(Kind.CONTROL, meta=dumps(routing)))
 
-    def _later(self, wait_s: float, start) -> None:  # type: ignore[no-untyped-def]
+    @property
+    def _active(self) -> dict[str, int]:
+        return {name: model.active.number for name, model in self._models.items()}
+
+    def _later(self, wait_s: float, start: Callable[[], Awaitable[None]]) -> None:
         async def wait() -> None:
             await asyncio.sleep(wait_s)
             if not self._ending:
@@ -226,39 +248,104 @@ class Supervisor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _end(self) -> None:
+    async def _administer(self, request: AdminRequest) -> AdminReply:
+        if isinstance(request, Deploy | Rollback):
+            return await self._swap(request)
+        http, grpc = self._addresses
+        return StatusReply(
+            supervisor=os.getpid(),
+            http=http,
+            grpc=grpc,
+            generations=[
+                GenerationStatus(
+                    model=model.name,
+                    generation=each.number,
+                    source=each.source,
+                    is_active=each is model.active,
+                    workers=each.processes,
+                )
+                for model in self._models.values()
+                for each in model.warm.values()
+            ],
+        )
+
+    async def _swap(self, request: Deploy | Rollback) -> Receipt:
+        model = self._model(request.model)
+        old = model.active
+        try:
+            if isinstance(request, Deploy):
+                receipt = await deploy(model, request, self._generation)
+            else:
+                receipt = await rollback(model, request, self._generation)
+        except RanksmithError as error:
+            self._log.warning("swap refused", model=model.name, why=error.message)
+            raise
+        self._route()
+        self._persist()
+        self._state.write_receipt(receipt)
+        self._log.info("swapped", model=model.name, old=old.number, new=receipt.new_generation, took_s=receipt.total_s)
+        # Of those that were replaced, the last one stays for a rollback; the others have nothing to wait for.
+        for number, each in list(model.warm.items()):
+            if each is not model.active:
+                self._later(self._options.rollback_s if each is old else 0.0, partial(self._retire, model, number))
+        return receipt
+
+    def _model(self, name: str | None) -> Swappable:
+        """
+        Raises:
+            UsageError: there is none of that name, or the name is needed.
+        """
+        if name is None and len(self._models) == 1:
+            return next(iter(self._models.values()))
+        if name is None or name not in self._models:
+            known = ", ".join(sorted(self._models))
+            what = "several models are served" if name is None else f"there is no model {name!r}"
+            raise UsageError(f"{what}; say which with --model: {known}")
+        return self._models[name]
+
+    async def _retire(self, model: Swappable, number: int) -> None:
+        """End a generation that was replaced, once no front end holds a request of it."""
+        found = model.warm.get(number)
+        if found is None or found is model.active:
+            return
+        while not all(front.drained.get(model.name) == model.active.number for front in self._fronts if front.child):
+            self._changed.clear()
+            await self._changed.wait()
+        if found is model.active:
+            return
+        del model.warm[number]
+        self._route()
+        await found.end()
+        self._log.info("generation ended", model=model.name, generation=number)
+
+    def _persist(self) -> None:
+        kept = self._state.active()
+        kept |= {
+            model.name: Active(target=model.target, source=model.active.source, generation=model.active.number)
+            for model in self._models.values()
+        }
+        self._state.write_active(kept)
+
+    async def _end(self, *waiting: asyncio.Task[Any]) -> None:
         """Front ends first: the workers must live until the last admitted request is answered."""
         self._ending = True
-        for task in list(self._tasks):
+        tasks = [*self._tasks, *waiting]
+        for task in tasks:
             task.cancel()
-        fronts = [place.child for place in self._frontends if place.child]
+        await asyncio.gather(*tasks, return_exceptions=True)
+        fronts = [front.child for front in self._fronts if front.child]
         for child in fronts:
             child.terminate()
-        await _gone(fronts, _GRACE_S)
-        workers = [place.child for place in self._workers if place.child]
-        for child in workers:
-            # The end of the socket is what a worker takes for the end.
-            child.link.close()
-        await _gone(workers, _LEAVE_S)
+        await gone(fronts, _GRACE_S)
+        await asyncio.gather(*(each.end() for model in self._models.values() for each in model.warm.values()))
         self._log.info("ended")
 
 
-async def _gone(children: Sequence[Child], within_s: float) -> None:
-    """Wait for the children to end, and kill those that do not."""
-    if not children:
-        return
-    try:
-        async with asyncio.timeout(within_s):
-            for child in children:
-                await child.exited.wait()
-    except TimeoutError:
-        for child in children:
-            child.kill()
-        for child in children:
-            await child.exited.wait()
+def _numbered(spec: WorkerSpec, generation: int) -> WorkerSpec:
+    return msgspec.structs.replace(spec, generation=generation)
 
 
-def _reserved(host: str, port: int) -> socket.socket:
+def _reserved(host: str, port: int, option: str) -> socket.socket:
     """The port, bound and not listened on, so that it stays ours while front ends come and go.
 
     Raises:
@@ -276,15 +363,6 @@ def _reserved(host: str, port: int) -> socket.socket:
         found.bind((host, port))
     except OSError as error:
         raise UsageError(
-            f"cannot listen on {host} port {port}: {error.strerror}", hint="choose another with --http-port"
+            f"cannot listen on {host} port {port}: {error.strerror}", hint=f"choose another with {option}"
         ) from error
     return found
-
-
-def _directory() -> tempfile.TemporaryDirectory[str]:
-    """For the sockets; mode 0700."""
-    return tempfile.TemporaryDirectory(prefix="ranksmith-", ignore_cleanup_errors=True)
-
-
-def _told(status: int) -> str:
-    return signal.Signals(-status).name if status < 0 else f"exit code {status}"

@@ -45,8 +45,12 @@ async def _serve(spec: WorkerSpec, path: Path) -> int:
 
 
 def _load(spec: WorkerSpec) -> WorkerLoop:
+    if spec.is_checked:
+        check_file(Path(spec.model))
     model = ServedModel.open(spec)
     model.warm()
+    if spec.golden is not None:
+        check_golden(model, Path(spec.golden))
     return WorkerLoop(model)
 
 
@@ -60,6 +64,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     # The title is set before these, which take most of a second to import.
+    from ranksmith.serve.worker.check import check_file, check_golden
     from ranksmith.serve.worker.loop import WorkerLoop
     from ranksmith.serve.worker.model import ServedModel
 

@@ -105,6 +105,11 @@ class WorkerLoop:
         rows = next(iter(feeds.values())).shape[0] if feeds and self.model.is_batchable else 1
         now = time.monotonic()
         key = (link, frame.request)
+        if rows < 1 or key in self._waiting:
+            self._fail(
+                link, frame, "invalid", "the request has no rows" if rows < 1 else "the request is waiting already"
+            )
+            return
         # Rows run together where all but the first dimension agrees.
         group = tuple((name, array.dtype.str, array.shape[1:]) for name, array in sorted(feeds.items()))
         self._waiting[key] = _Request(link, frame, ask, feeds, rows, now)
@@ -167,9 +172,8 @@ class WorkerLoop:
             loop.call_soon_threadsafe(self._failed, batch, error)
             return
         compute_ms = 1e3 * (time.monotonic() - start)
-        self._batcher.observe(sum(request.rows for request in batch), compute_ms)
         frames = self._answers(batch, outputs, start, compute_ms)
-        loop.call_soon_threadsafe(self._send, list(zip(batch, frames, strict=True)))
+        loop.call_soon_threadsafe(self._send, list(zip(batch, frames, strict=True)), compute_ms)
 
     def _answers(self, batch: list[_Request], outputs: dict[str, Any], start: float, compute_ms: float) -> list[Frame]:
         frames = []
@@ -198,7 +202,8 @@ class WorkerLoop:
             )
         return frames
 
-    def _send(self, answers: list[tuple[_Request, Frame]]) -> None:
+    def _send(self, answers: list[tuple[_Request, Frame]], compute_ms: float) -> None:
+        self._batcher.observe(sum(request.rows for request, _ in answers), compute_ms)
         for request, frame in answers:
             _tell(request.link, frame)
 
