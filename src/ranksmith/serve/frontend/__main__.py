@@ -15,8 +15,10 @@ import uvloop
 
 from ranksmith.serve import logs
 from ranksmith.serve.frames import Frame, Kind
+from ranksmith.serve.frontend.connection import limited
 from ranksmith.serve.frontend.http import Limits, make_app
 from ranksmith.serve.frontend.pool import Pool
+from ranksmith.serve.frontend.statistics import Statistics
 from ranksmith.serve.messages import Drained, Routing, dumps, loads
 from ranksmith.serve.process import begin
 from ranksmith.serve.transport import Link, LinkClosedError, adopt
@@ -49,12 +51,15 @@ async def _tell_drained(pool: Pool, control: Link) -> None:
 
 
 async def _serve(host: str, http_port: int, grpc_port: int) -> None:
-    pool, limits = Pool(), Limits()
+    pool, limits, statistics = Pool(), Limits(), Statistics()
     config = uvicorn.Config(
-        make_app(pool, limits),
+        make_app(pool, limits, statistics),
+        http=limited(limits),
+        ws="none",
         lifespan="off",
         access_log=False,
-        log_level="warning",
+        # A malformed request is the client's matter, and every one would be a line.
+        log_level="error",
         timeout_graceful_shutdown=_GRACE_S,
         server_header=False,
     )

@@ -6,21 +6,25 @@ https://github.com/kserve/open-inference-protocol; the binary tensor data extens
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
+from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ranksmith._version import __version__
 from ranksmith.serve.frames import Kind, Tensor
-from ranksmith.serve.frontend.pool import Pool, RefusedError, Served
+from ranksmith.serve.frontend.answers import as_json, error_handlers
+from ranksmith.serve.frontend.bodies import Bodies
+from ranksmith.serve.frontend.guard import Guard
+from ranksmith.serve.frontend.limits import Limits
+from ranksmith.serve.frontend.pool import Pool, RefusedError, Reply, Served
+from ranksmith.serve.frontend.statistics import Statistics
+from ranksmith.serve.frontend.triton import model_config, repository_index
 from ranksmith.serve.messages import Ask
 from ranksmith.serve.oip.rest import (
     HEADER_LENGTH,
@@ -35,43 +39,43 @@ from ranksmith.serve.oip.rest import (
 __all__ = ["Limits", "make_app"]
 
 _SECONDS_PER_UNIT = 1e-6
+_LONGEST_TOLD = 64
+_MOST_CLASSES = 1000
+_EXTENSIONS = ["binary_tensor_data", "model_configuration", "statistics"]
 
 
-@dataclass(frozen=True)
-class Limits:
-    """
-    Attributes:
-        body_bytes: of one request.
-        deadline_s: for requests that do not say theirs.
-    """
-
-    body_bytes: int = 64 << 20
-    deadline_s: float = 10.0
+class _IndexRequest(msgspec.Struct):
+    ready: bool | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class _Handlers:
     pool: Pool
     limits: Limits
+    bodies: Bodies
+    statistics: Statistics
 
     async def live(self, request: Request) -> Response:
-        return _json({"live": True})
+        return as_json({"live": True})
 
     async def ready(self, request: Request) -> Response:
         ready = bool(self.pool.names) and all(self.pool.is_ready(name) for name in self.pool.names)
-        return _json({"ready": ready}, status=200 if ready else 503)
+        return as_json({"ready": ready}, status=200 if ready else 503)
 
     async def server(self, request: Request) -> Response:
-        return _json({"name": "ranksmith", "version": __version__, "extensions": ["binary_tensor_data"]})
+        return as_json({"name": "ranksmith", "version": __version__, "extensions": _EXTENSIONS})
 
     async def model_ready(self, request: Request) -> Response:
         name = self._name(request)
+        served = self.pool.models.get(name)
+        if served is not None:
+            _check_version(request, served)
         ready = self.pool.is_ready(name)
-        return _json({"name": name, "ready": ready}, status=200 if ready else 503)
+        return as_json({"name": name, "ready": ready}, status=200 if ready else 503)
 
     async def model(self, request: Request) -> Response:
         served = self._served(request)
-        return _json(
+        return as_json(
             {
                 "name": served.hello.name,
                 "versions": [str(served.generation)],
@@ -81,18 +85,34 @@ class _Handlers:
             }
         )
 
+    async def config(self, request: Request) -> Response:
+        return as_json(model_config(self._served(request)))
+
+    async def stats(self, request: Request) -> Response:
+        return as_json({"model_stats": [self._stats(self._served(request))]})
+
+    async def all_stats(self, request: Request) -> Response:
+        return as_json({"model_stats": [self._stats(served) for _, served in sorted(self.pool.models.items())]})
+
+    def _stats(self, served: Served) -> dict[str, object]:
+        name, generation = served.hello.name, served.generation
+        return self.statistics.of(name, generation).as_triton(name, str(generation))
+
+    async def index(self, request: Request) -> Response:
+        async with self.bodies.body(request) as body:
+            try:
+                asked = msgspec.json.decode(body or b"{}", type=_IndexRequest)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                raise InvalidRequestError("the body is not JSON with 'ready' true or false") from error
+        return as_json(repository_index(self.pool, only_ready=bool(asked.ready)))
+
     async def infer(self, request: Request) -> Response:
         served = self._served(request)
-        body = await self._body(request)
-        asked = decode(body, parse_header_length(request.headers.get(HEADER_LENGTH)), _signature(served))
-        reply = await self.pool.submit(
-            served.hello.name,
-            Kind.INFER,
-            asked.tensors,
-            Ask(outputs=[output.name for output in asked.outputs]),
-            rows=asked.rows,
-            deadline_s=self._deadline(asked.parameters.get("timeout")),
-        )
+        async with self.bodies.body(request) as body:
+            asked = decode(body, parse_header_length(request.headers.get(HEADER_LENGTH)), _signature(served))
+            deadline_s = self._deadline(asked.parameters.get("timeout"))
+            ask = Ask(outputs=[output.name for output in asked.outputs])
+            reply = await self._submit(served, Kind.INFER, asked.tensors, ask, asked.rows, deadline_s)
         order = {output.name: place for place, output in enumerate(asked.outputs)}
         outputs = sorted(reply.tensors, key=lambda tensor: order[tensor.name])
         parts, header = encode(served.hello.name, str(reply.generation), asked.id, outputs, asked)
@@ -103,28 +123,29 @@ class _Handlers:
 
     async def predict(self, request: Request) -> Response:
         served = self._served(request) if "model" in request.path_params else self._only()
-        top_k = _top_k(request)
-        encoded = await self._image(request)
-        if not encoded:
-            raise InvalidRequestError("there is no image: send it as the body, or as multipart field 'image'")
-        reply = await self.pool.submit(
-            served.hello.name,
-            Kind.IMAGE,
-            (Tensor("image", "UINT8", (len(encoded),), encoded),),
-            Ask(top_k=top_k),
-            rows=1,
-            deadline_s=self._deadline(None),
-        )
+        if not served.hello.takes_images:
+            raise RefusedError(400, f"the model {served.hello.name!r} takes no images")
+        ask = Ask(top_k=_top_k(request))
+        async with self.bodies.image(request) as encoded:
+            image = Tensor("image", "UINT8", (len(encoded),), encoded)
+            reply = await self._submit(served, Kind.IMAGE, (image,), ask, 1, self._deadline(None))
         predictions = reply.answer.predictions or []
         if "text/plain" in request.headers.get("accept", ""):
             best = predictions[0]
             return PlainTextResponse(f"{best.label if best.label is not None else best.index}\n")
-        return _json({"model": served.hello.name, "version": str(reply.generation), "predictions": predictions})
+        return as_json({"model": served.hello.name, "version": str(reply.generation), "predictions": predictions})
+
+    async def _submit(
+        self, served: Served, kind: Kind, tensors: tuple[Tensor, ...], ask: Ask, rows: int, deadline_s: float
+    ) -> Reply:
+        name = served.hello.name
+        answering = self.pool.submit(name, kind, tensors, ask, rows=rows, deadline_s=deadline_s)
+        return await self.statistics.counted(name, served.generation, rows, answering)
 
     def _name(self, request: Request) -> str:
         name = request.path_params["model"]
         if not self.pool.is_known(name):
-            raise RefusedError(404, f"there is no model {name!r}")
+            raise RefusedError(404, f"there is no model {_short(name)}")
         return str(name)
 
     def _served(self, request: Request) -> Served:
@@ -132,9 +153,7 @@ class _Handlers:
         served = self.pool.models.get(name)
         if served is None:
             raise RefusedError(503, f"the model {name!r} is not ready", retry_after_s=1.0)
-        version = request.path_params.get("version")
-        if version not in (None, str(served.generation)):
-            raise RefusedError(404, f"the model {name!r} has no version {version!r}")
+        _check_version(request, served)
         return served
 
     def _only(self) -> Served:
@@ -148,65 +167,32 @@ class _Handlers:
         return served
 
     def _deadline(self, timeout: object) -> float:
-        """On CLOCK_MONOTONIC; the protocol's `timeout` is in microseconds."""
+        """On CLOCK_MONOTONIC; the protocol's `timeout` is in microseconds, 0 for none."""
         seconds = self.limits.deadline_s
-        if isinstance(timeout, int | float) and timeout > 0:
-            seconds = timeout * _SECONDS_PER_UNIT
+        if timeout is not None:
+            if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout < 2**64:
+                raise InvalidRequestError("parameter 'timeout' must be a number of microseconds, 0 or more")
+            if timeout > 0:
+                seconds = min(timeout * _SECONDS_PER_UNIT, self.limits.longest_deadline_s)
         return time.monotonic() + seconds
 
-    async def _body(self, request: Request) -> bytes:
-        """
-        Raises:
-            RefusedError: it is larger than allowed; told before it is read where its length is known.
-        """
-        limit = self.limits.body_bytes
-        declared = request.headers.get("content-length", "0")
-        if declared.isdigit() and int(declared) > limit:
-            raise RefusedError(413, f"the body of {int(declared):,} bytes is over the limit of {limit:,}")
-        parts: list[bytes] = []
-        size = 0
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise RefusedError(413, f"the body is over the limit of {limit:,} bytes")
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def _image(self, request: Request) -> bytes:
-        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-            return await self._body(request)
-        body = await self._body(request)
-
-        async def whole() -> AsyncGenerator[bytes, None]:
-            yield body
-
-        return await _file(MultiPartParser(request.headers, whole()), "image")
-
-
-async def _file(parser: MultiPartParser, name: str) -> bytes:
-    """One file out of a form.
-
-    Raises:
-        InvalidRequestError: the form is damaged, or has no such file.
-    """
-    try:
-        form = await parser.parse()
-    except (MultiPartException, ValueError, KeyError) as error:
-        raise InvalidRequestError(f"the form cannot be read: {error}") from error
-    try:
-        found = form.get(name)
-        if found is None or isinstance(found, str):
-            raise InvalidRequestError(f"the form has no file in field {name!r}")
-        return bytes(await found.read())
-    finally:
-        await form.close()
+def _check_version(request: Request, served: Served) -> None:
+    version = request.path_params.get("version")
+    if version not in (None, str(served.generation)):
+        raise RefusedError(404, f"the model {served.hello.name!r} has no version {_short(version)}")
 
 
 def _top_k(request: Request) -> int:
     text = request.query_params.get("top_k", "5")
-    if not text.isdigit() or not 1 <= int(text) <= 1000:
-        raise InvalidRequestError(f"top_k is {text!r}: a number from 1 to 1000")
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(_MOST_CLASSES))
+    if not is_number or not 1 <= int(text) <= _MOST_CLASSES:
+        raise InvalidRequestError(f"top_k is {_short(text)}: it must be a number from 1 to {_MOST_CLASSES}")
     return int(text)
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _LONGEST_TOLD else f"{text[:_LONGEST_TOLD]}…")
 
 
 def _signature(served: Served) -> ModelSignature:
@@ -218,63 +204,39 @@ def _signature(served: Served) -> ModelSignature:
     return ModelSignature(hello.name, inputs, outputs, hello.max_batch)
 
 
-def _json(content: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(content), status, media_type="application/json")
+def make_app(pool: Pool, limits: Limits, statistics: Statistics | None = None) -> Starlette:
+    """The application of one front end.
+
+    Args:
+        statistics: to count in; None: its own.
+    """
+    handlers = _Handlers(pool, limits, Bodies(limits), statistics or Statistics())
+    app = Starlette(routes=_routes(handlers), middleware=[Middleware(Guard)], exception_handlers=error_handlers(limits))
+    # A redirect would repeat the client's Host header as an address of ours.
+    app.router.redirect_slashes = False
+    return app
 
 
-async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RefusedError)
-    response = _json({"error": error.message}, error.status)
-    if error.retry_after_s is not None:
-        response.headers["Retry-After"] = str(round(error.retry_after_s))
-    return response
-
-
-async def _invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, InvalidRequestError)
-    return _json({"error": error.message}, 400)
-
-
-async def _other(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return Response(
-        msgspec.json.encode({"error": error.detail}), error.status_code, error.headers, media_type="application/json"
-    )
-
-
-async def _gone(request: Request, error: Exception) -> Response:
-    # Nobody reads it: the client closed the connection.
-    return Response(status_code=499)
-
-
-def make_app(pool: Pool, limits: Limits) -> Starlette:
-    """The application of one front end."""
-    handlers = _Handlers(pool, limits)
+def _routes(handlers: _Handlers) -> list[Route]:
     model = "/v2/models/{model}"
-    versioned = model + "/versions/{version}"
-    routes = [
-        Route("/v2/health/live", handlers.live),
-        Route("/v2/health/ready", handlers.ready),
-        Route("/v2", handlers.server),
-        Route("/predict", handlers.predict, methods=["POST"]),
-    ]
     per_model: list[tuple[str, Callable[[Request], Awaitable[Response]], str]] = [
         ("", handlers.model, "GET"),
         ("/ready", handlers.model_ready, "GET"),
+        ("/config", handlers.config, "GET"),
+        ("/stats", handlers.stats, "GET"),
         ("/infer", handlers.infer, "POST"),
         ("/predict", handlers.predict, "POST"),
     ]
-    routes += [
-        Route(base + path, handler, methods=[method])
-        for path, handler, method in per_model
-        for base in (model, versioned)
+    return [
+        Route("/v2/health/live", handlers.live),
+        Route("/v2/health/ready", handlers.ready),
+        Route("/v2", handlers.server),
+        Route("/v2/models/stats", handlers.all_stats),
+        Route("/v2/repository/index", handlers.index, methods=["POST"]),
+        Route("/predict", handlers.predict, methods=["POST"]),
+        *(
+            Route(base + path, handler, methods=[method])
+            for path, handler, method in per_model
+            for base in (model, f"{model}/versions/{{version}}")
+        ),
     ]
-    return Starlette(
-        routes=routes,
-        exception_handlers={
-            RefusedError: _refused,
-            InvalidRequestError: _invalid,
-            HTTPException: _other,
-            ClientDisconnect: _gone,
-        },
-    )

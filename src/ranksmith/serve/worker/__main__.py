@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from ranksmith.errors import RanksmithError
+from ranksmith.serve import logs
 from ranksmith.serve.frames import Frame, Kind
 from ranksmith.serve.messages import Failure, WorkerSpec, dumps, loads
 from ranksmith.serve.process import begin
@@ -57,6 +58,7 @@ def _load(spec: WorkerSpec) -> WorkerLoop:
 def main() -> None:
     spec, path, parent = sys.argv[1:]
     known = loads(spec.encode(), WorkerSpec)
+    logs.configure()
     begin(f"worker {known.name} generation {known.generation}", int(parent))
     code = asyncio.run(_serve(known, Path(path)))
     sys.exit(code)

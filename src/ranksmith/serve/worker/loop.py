@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import structlog
 
 from ranksmith.errors import DataError, ModelError, RanksmithError
 from ranksmith.serve.batcher import Batcher, Entry
@@ -28,6 +29,7 @@ from ranksmith.serve.worker.model import Feeds, ServedModel
 __all__ = ["WorkerLoop"]
 
 _DECODERS = 2
+_log = structlog.get_logger("ranksmith.worker")
 
 
 @dataclass(eq=False)
@@ -98,6 +100,11 @@ class WorkerLoop:
             row = await loop.run_in_executor(self._decoders, row_of, encoded, self.model.preprocess)
         except DataError as error:
             self._fail(link, frame, "invalid", error.message)
+            return
+        except Exception:
+            # Whatever an image does to a decoder, its sender hears of it, and nobody else.
+            _log.exception("an image could not be prepared")
+            self._fail(link, frame, "internal", "the image could not be prepared")
             return
         self._add(link, frame, ask, {self.model.session.inputs[0].name: row})
 

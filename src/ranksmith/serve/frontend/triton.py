@@ -1,0 +1,58 @@
+"""What Triton's clients ask of a server beyond the protocol: a model's configuration, and the list of models.
+
+https://github.com/triton-inference-server/server/tree/main/docs/protocol
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ranksmith.serve.frontend.pool import Pool, Served
+from ranksmith.serve.messages import TensorInfo
+
+__all__ = ["model_config", "repository_index"]
+
+
+def model_config(served: Served) -> dict[str, Any]:
+    """Triton's model configuration; where there is a batch dimension, `dims` leave it out."""
+    hello = served.hello
+    is_batched = all(info.shape[:1] == [-1] for info in (*hello.inputs, *hello.outputs))
+    return {
+        "name": hello.name,
+        "platform": "onnxruntime_onnx",
+        "backend": "onnxruntime",
+        "version_policy": {"specific": {"versions": [served.generation]}},
+        "max_batch_size": hello.max_batch if is_batched else 0,
+        "input": _tensors(hello.inputs, is_batched),
+        "output": _tensors(hello.outputs, is_batched),
+    }
+
+
+def _tensors(infos: Sequence[TensorInfo], is_batched: bool) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": info.name,
+            "data_type": f"TYPE_{'STRING' if info.datatype == 'BYTES' else info.datatype}",
+            "dims": info.shape[1:] if is_batched else info.shape,
+        }
+        for info in infos
+    ]
+
+
+def repository_index(pool: Pool, *, only_ready: bool) -> list[dict[str, str]]:
+    """The models there are, by name."""
+    index = []
+    for name in pool.names:
+        served = pool.models.get(name)
+        is_ready = served is not None and pool.is_ready(name)
+        if is_ready or not only_ready:
+            index.append(
+                {
+                    "name": name,
+                    "version": "" if served is None else str(served.generation),
+                    "state": "READY" if is_ready else "UNAVAILABLE",
+                    "reason": "" if is_ready else "no worker has it loaded",
+                }
+            )
+    return index
