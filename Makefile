@@ -46,6 +46,7 @@ check: $(VENV)/.dev
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/python tools/cli_reference.py --check
+	$(VENV)/bin/python tools/generate_proto.py --check
 
 bench: $(VENV)/.dev
 	$(VENV)/bin/python benchmarks/layers.py $(SHARED)/models/resnet50-v1.onnx

@@ -16,6 +16,7 @@ import uvloop
 from ranksmith.serve import logs
 from ranksmith.serve.frames import Frame, Kind
 from ranksmith.serve.frontend.connection import limited
+from ranksmith.serve.frontend.grpc import GrpcServer, start_grpc
 from ranksmith.serve.frontend.http import Limits, make_app
 from ranksmith.serve.frontend.pool import Pool
 from ranksmith.serve.frontend.statistics import Statistics
@@ -25,6 +26,17 @@ from ranksmith.serve.transport import Link, LinkClosedError, adopt
 
 _GRACE_S = 30
 _LOOK_S = 0.02
+
+
+class _Server(uvicorn.Server):
+    """HTTP, and gRPC that ends with it: within `shutdown`, after which uvicorn raises the signal anew."""
+
+    def __init__(self, config: uvicorn.Config, grpc: GrpcServer) -> None:
+        super().__init__(config)
+        self._grpc = grpc
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await asyncio.gather(super().shutdown(sockets), self._grpc.stop(_GRACE_S))
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -37,17 +49,16 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 async def _tell_drained(pool: Pool, control: Link) -> None:
-    """Tell the supervisor, each time that the active generations change, when no request of others is held."""
-    told: dict[str, int] = {}
+    """Tell the supervisor, each time that workers come or go, when only requests of active generations are held."""
     while not control.is_closed:
-        drained = pool.drained
-        if drained is not None and drained != told:
-            told = drained
-            try:
-                control.send(Frame(Kind.CONTROL, meta=dumps(Drained(active=told))))
-            except LinkClosedError:
-                return
-        await asyncio.sleep(_LOOK_S)
+        await pool.routed.wait()
+        pool.routed.clear()
+        while (drained := pool.drained) is None:
+            await asyncio.sleep(_LOOK_S)
+        try:
+            control.send(Frame(Kind.CONTROL, meta=dumps(Drained(active=drained))))
+        except LinkClosedError:
+            return
 
 
 async def _serve(host: str, http_port: int, grpc_port: int) -> None:
@@ -63,7 +74,10 @@ async def _serve(host: str, http_port: int, grpc_port: int) -> None:
         timeout_graceful_shutdown=_GRACE_S,
         server_header=False,
     )
-    server = uvicorn.Server(config)
+    address = f"[{host}]:{grpc_port}" if ":" in host else f"{host}:{grpc_port}"
+    server = _Server(
+        config, await start_grpc(pool, address, deadline_s=limits.deadline_s, most_bytes=limits.body_bytes)
+    )
 
     def told(link: Link, frame: Frame) -> None:
         pool.route(loads(frame.meta, Routing))

@@ -102,11 +102,13 @@ class Pool:
     """
     Attributes:
         models: of every model the active generation, once a worker of it has been heard.
+        routed: set by `route`.
         held_rows: most rows that are kept waiting, in flight or not.
     """
 
     held_rows: int = 4096
     models: dict[str, Served] = field(default_factory=dict)
+    routed: asyncio.Event = field(default_factory=asyncio.Event)
     _names: set[str] = field(default_factory=set)
     _active: dict[str, int] = field(default_factory=dict)
     _hellos: dict[tuple[str, int], Hello] = field(default_factory=dict)
@@ -118,6 +120,7 @@ class Pool:
     def route(self, routing: Routing) -> None:
         """Take note of the workers there are now."""
         self._active = dict(routing.active)
+        self.routed.set()
         self._names |= set(routing.active)
         known = {at.worker for at in routing.workers}
         for at in routing.workers:

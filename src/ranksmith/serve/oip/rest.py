@@ -37,9 +37,15 @@ __all__ = [
     "InvalidRequestError",
     "ModelSignature",
     "TensorSpec",
+    "asked_outputs",
+    "check_shape",
     "decode",
     "encode",
     "parse_header_length",
+    "quoted",
+    "row_count",
+    "shown_shape",
+    "unknown_tensor",
 ]
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -111,7 +117,7 @@ def parse_header_length(value: str | None) -> int | None:
         return None
     digits = value.strip(" \t")
     if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
-        raise InvalidRequestError(f"{HEADER_LENGTH} {_quoted(value)} is no length in bytes")
+        raise InvalidRequestError(f"{HEADER_LENGTH} {quoted(value)} is no length in bytes")
     return int(digits)
 
 
@@ -126,8 +132,8 @@ def decode(body: bytes | memoryview, header_length: int | None, signature: Model
     binary = parameters.pop("binary_data_output", None)
     if binary is not None and not isinstance(binary, bool):
         raise InvalidRequestError("parameter 'binary_data_output' must be true or false")
-    outputs = _outputs(request.outputs or (), binary or False, signature)
-    return Asked(request.id, tensors, outputs, _rows(tensors, signature), parameters)
+    outputs = asked_outputs(request.outputs or (), binary or False, signature)
+    return Asked(request.id, tensors, outputs, row_count(tensors, signature), parameters)
 
 
 def encode(
@@ -192,10 +198,10 @@ def _tensors(
     for given in inputs:
         spec = specs.get(given.name)
         if spec is None:
-            raise InvalidRequestError(_unknown("input", given.name, signature.inputs, signature))
+            raise InvalidRequestError(unknown_tensor("input", given.name, signature.inputs, signature))
         if given.name in tensors:
-            raise InvalidRequestError(f"input {_quoted(given.name)} is given twice")
-        _check_shape(given, spec, signature)
+            raise InvalidRequestError(f"input {quoted(given.name)} is given twice")
+        check_shape(given, spec, signature)
         size = (given.parameters or _NO_INPUT_PARAMETERS).binary_data_size
         shape = tuple(given.shape)
         data = _json_data(given) if size is None else _binary_data(given, size, view[start:], header_length is None)
@@ -203,34 +209,36 @@ def _tensors(
         start += size or 0
     for name in specs:
         if name not in tensors:
-            raise InvalidRequestError(f"input {_quoted(name)} is missing")
+            raise InvalidRequestError(f"input {quoted(name)} is missing")
     if start != len(view):
         raise InvalidRequestError(f"{len(view) - start} bytes of the body belong to no input")
     return tuple(tensors[name] for name in specs)
 
 
-def _check_shape(given: InferInput, spec: TensorSpec, signature: ModelSignature) -> None:
-    name = _quoted(spec.name)
+def check_shape(given: InferInput, spec: TensorSpec, signature: ModelSignature) -> None:
+    name = quoted(spec.name)
     if given.datatype != spec.datatype:
-        raise InvalidRequestError(f"input {name} has datatype {spec.datatype}, not {_quoted(given.datatype)}")
-    shown = _shape(given.shape)
+        raise InvalidRequestError(f"input {name} has datatype {spec.datatype}, not {quoted(given.datatype)}")
+    shown = shown_shape(given.shape)
     if len(given.shape) != len(spec.shape):
         raise InvalidRequestError(f"input {name} has {len(spec.shape)} dimensions, but shape {shown} was sent")
     if min(given.shape, default=1) < 1:
         raise InvalidRequestError(f"input {name}: every dimension of shape {shown} must be at least 1")
     if any(fixed not in (-1, sent) for fixed, sent in zip(spec.shape, given.shape, strict=True)):
-        raise InvalidRequestError(f"input {name} has shape {_shape(spec.shape)}, but {shown} was sent")
+        raise InvalidRequestError(f"input {name} has shape {shown_shape(spec.shape)}, but {shown} was sent")
     if signature.max_batch is not None and signature.batched and given.shape[0] > signature.max_batch:
         raise InvalidRequestError(f"input {name} has {given.shape[0]} rows; at most {signature.max_batch} are taken")
 
 
 def _binary_data(given: InferInput, size: int, rest: memoryview, no_header: bool) -> memoryview:
-    name = _quoted(given.name)
+    name = quoted(given.name)
     if not _absent(given.data):
         raise InvalidRequestError(f"input {name} has both 'data' and 'binary_data_size'; send one of them")
     expected = datatypes.byte_size(given.datatype, given.shape)
     if size < 0 or (expected is not None and size != expected):
-        wanted = "a length" if expected is None else f"{expected} for shape {_shape(given.shape)} of {given.datatype}"
+        wanted = (
+            "a length" if expected is None else f"{expected} for shape {shown_shape(given.shape)} of {given.datatype}"
+        )
         raise InvalidRequestError(f"input {name}: binary_data_size is {_short(size)}, not {wanted}")
     if size > len(rest):
         hint = f"; is the header {HEADER_LENGTH} missing?" if no_header else ""
@@ -246,7 +254,7 @@ def _binary_data(given: InferInput, size: int, rest: memoryview, no_header: bool
 
 
 def _json_data(given: InferInput) -> memoryview:
-    name = _quoted(given.name)
+    name = quoted(given.name)
     if given.parameters is not None and given.parameters.shared_memory_region is not None:
         raise InvalidRequestError(f"input {name}: shared memory is not offered")
     if _absent(given.data):
@@ -262,14 +270,16 @@ def _absent(data: msgspec.Raw) -> bool:
     return view.nbytes == len(b"null") and bytes(view) == b"null"
 
 
-def _outputs(wanted: Iterable[RequestedOutput], binary: bool, signature: ModelSignature) -> tuple[AskedOutput, ...]:
+def asked_outputs(
+    wanted: Iterable[RequestedOutput], binary: bool, signature: ModelSignature
+) -> tuple[AskedOutput, ...]:
     specs = {spec.name: spec for spec in signature.outputs}
     asked: dict[str, AskedOutput] = {}
     for output in wanted:
         if output.name not in specs:
-            raise InvalidRequestError(_unknown("output", output.name, signature.outputs, signature))
+            raise InvalidRequestError(unknown_tensor("output", output.name, signature.outputs, signature))
         if output.name in asked:
-            raise InvalidRequestError(f"output {_quoted(output.name)} is asked for twice")
+            raise InvalidRequestError(f"output {quoted(output.name)} is asked for twice")
         asked[output.name] = _asked_output(output, binary)
     if not asked:
         asked = {name: AskedOutput(name, binary) for name in specs}
@@ -277,7 +287,7 @@ def _outputs(wanted: Iterable[RequestedOutput], binary: bool, signature: ModelSi
         datatype = specs[name].datatype
         if not output_asked.binary and datatypes.lookup(datatype).json_type is None:
             raise InvalidRequestError(
-                f"output {_quoted(name)} is {datatype}, which has no JSON form; ask for it with 'binary_data': true"
+                f"output {quoted(name)} is {datatype}, which has no JSON form; ask for it with 'binary_data': true"
             )
     return tuple(asked.values())
 
@@ -285,21 +295,21 @@ def _outputs(wanted: Iterable[RequestedOutput], binary: bool, signature: ModelSi
 def _asked_output(output: RequestedOutput, binary: bool) -> AskedOutput:
     parameters = output.parameters or _NO_OUTPUT_PARAMETERS
     if parameters.classification:
-        raise InvalidRequestError(f"output {_quoted(output.name)}: 'classification' is not offered; ask for the tensor")
+        raise InvalidRequestError(f"output {quoted(output.name)}: 'classification' is not offered; ask for the tensor")
     if parameters.shared_memory_region is not None:
-        raise InvalidRequestError(f"output {_quoted(output.name)}: shared memory is not offered")
+        raise InvalidRequestError(f"output {quoted(output.name)}: shared memory is not offered")
     return AskedOutput(output.name, binary if parameters.binary_data is None else parameters.binary_data)
 
 
-def _rows(tensors: Sequence[Tensor], signature: ModelSignature) -> int:
+def row_count(tensors: Sequence[Tensor], signature: ModelSignature) -> int:
     if not signature.batched:
         return 1
     rows = tensors[0].shape[0]
     for tensor in tensors:
         if tensor.shape[0] != rows:
             raise InvalidRequestError(
-                f"input {_quoted(tensor.name)} has {tensor.shape[0]} rows where "
-                f"input {_quoted(tensors[0].name)} has {rows}"
+                f"input {quoted(tensor.name)} has {tensor.shape[0]} rows where "
+                f"input {quoted(tensors[0].name)} has {rows}"
             )
     return rows
 
@@ -307,7 +317,7 @@ def _rows(tensors: Sequence[Tensor], signature: ModelSignature) -> int:
 def _decode_raw(view: memoryview, signature: ModelSignature) -> Asked:
     if len(signature.inputs) != 1:
         raise InvalidRequestError(
-            f"{HEADER_LENGTH} 0 is for models with one input; {_quoted(signature.name)} has {len(signature.inputs)}"
+            f"{HEADER_LENGTH} 0 is for models with one input; {quoted(signature.name)} has {len(signature.inputs)}"
         )
     spec = signature.inputs[0]
     data: bytes | memoryview = view
@@ -317,19 +327,19 @@ def _decode_raw(view: memoryview, signature: ModelSignature) -> Asked:
         data = datatypes.join_elements([view])
     else:
         shape = _raw_shape(spec, len(view), signature)
-    _check_shape(InferInput(spec.name, spec.datatype, list(shape)), spec, signature)
+    check_shape(InferInput(spec.name, spec.datatype, list(shape)), spec, signature)
     try:
         datatypes.check_data(spec.datatype, shape, data)
     except ValueError as error:
-        raise InvalidRequestError(f"input {_quoted(spec.name)}: {error}") from None
+        raise InvalidRequestError(f"input {quoted(spec.name)}: {error}") from None
     tensor = Tensor(name=spec.name, datatype=spec.datatype, shape=shape, data=data)
-    return Asked(None, (tensor,), _outputs((), True, signature), 1, {})
+    return Asked(None, (tensor,), asked_outputs((), True, signature), 1, {})
 
 
 def _raw_shape(spec: TensorSpec, size: int, signature: ModelSignature) -> tuple[int, ...]:
     shape = [1, *spec.shape[1:]] if signature.batched else list(spec.shape)
     if shape.count(-1) > 1:
-        raise InvalidRequestError(f"input {_quoted(spec.name)}: {HEADER_LENGTH} 0 leaves its shape unknown")
+        raise InvalidRequestError(f"input {quoted(spec.name)}: {HEADER_LENGTH} 0 leaves its shape unknown")
     if -1 in shape:
         known = datatypes.byte_size(spec.datatype, [length for length in shape if length != -1])
         assert known is not None
@@ -346,23 +356,23 @@ def _json_elements(tensor: Tensor) -> list[Any]:
         elements = datatypes.encode_elements(tensor.datatype, tensor.data)
     except ValueError as error:
         raise InvalidRequestError(
-            f"output {_quoted(tensor.name)}: {error}; ask for it with 'binary_data': true"
+            f"output {quoted(tensor.name)}: {error}; ask for it with 'binary_data': true"
         ) from None
     if len(elements) != math.prod(tensor.shape):
         raise ValueError(f"output {tensor.name} has {len(elements)} elements, not those of shape {tensor.shape}")
     return elements
 
 
-def _unknown(role: str, name: str, known: Sequence[TensorSpec], signature: ModelSignature) -> str:
+def unknown_tensor(role: str, name: str, known: Sequence[TensorSpec], signature: ModelSignature) -> str:
     names = ", ".join(repr(spec.name) for spec in known)
-    return f"{role} {_quoted(name)} is unknown; model {signature.name!r} has {names}"
+    return f"{role} {quoted(name)} is unknown; model {signature.name!r} has {names}"
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     return repr(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…")
 
 
-def _shape(shape: Sequence[int]) -> str:
+def shown_shape(shape: Sequence[int]) -> str:
     more = ", …" if len(shape) > _LONGEST_SHAPE else ""
     return f"[{', '.join(map(str, shape[:_LONGEST_SHAPE]))}{more}]"
 
