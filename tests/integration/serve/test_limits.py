@@ -45,7 +45,7 @@ class Echo(Pool):
 
     async def submit(self, name: str, kind: Any, tensors: Any, *arguments: Any, **options: Any) -> Reply:
         if self.fails:
-            raise ZeroDivisionError("the secret is /work/secret.py")
+            raise ZeroDivisionError("the secret is /srv/secret.py")
         label = "x" * len(tensors[0].data)
         predictions = [Prediction(label=label, index=0, probability=1.0)]
         return Reply(1, Answer(queue_ms=1.0, compute_ms=2.0, rows=1, predictions=predictions), ())

@@ -5,6 +5,7 @@ https://github.com/kserve/open-inference-protocol; the binary tensor data extens
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -112,7 +113,9 @@ class _Handlers:
             asked = decode(body, parse_header_length(request.headers.get(HEADER_LENGTH)), _signature(served))
             deadline_s = self._deadline(asked.parameters.get("timeout"))
             ask = Ask(outputs=[output.name for output in asked.outputs])
-            reply = await self._submit(served, Kind.INFER, asked.tensors, ask, asked.rows, deadline_s)
+            reply = await self._submit(
+                request, served, Kind.INFER, asked.tensors, ask, rows=asked.rows, deadline_s=deadline_s
+            )
         order = {output.name: place for place, output in enumerate(asked.outputs)}
         outputs = sorted(reply.tensors, key=lambda tensor: order[tensor.name])
         parts, header = encode(served.hello.name, str(reply.generation), asked.id, outputs, asked)
@@ -128,7 +131,9 @@ class _Handlers:
         ask = Ask(top_k=_top_k(request))
         async with self.bodies.image(request) as encoded:
             image = Tensor("image", "UINT8", (len(encoded),), encoded)
-            reply = await self._submit(served, Kind.IMAGE, (image,), ask, 1, self._deadline(None))
+            reply = await self._submit(
+                request, served, Kind.IMAGE, (image,), ask, rows=1, deadline_s=self._deadline(None)
+            )
         predictions = reply.answer.predictions or []
         if "text/plain" in request.headers.get("accept", ""):
             best = predictions[0]
@@ -136,11 +141,35 @@ class _Handlers:
         return as_json({"model": served.hello.name, "version": str(reply.generation), "predictions": predictions})
 
     async def _submit(
-        self, served: Served, kind: Kind, tensors: tuple[Tensor, ...], ask: Ask, rows: int, deadline_s: float
+        self,
+        request: Request,
+        served: Served,
+        kind: Kind,
+        tensors: tuple[Tensor, ...],
+        ask: Ask,
+        *,
+        rows: int,
+        deadline_s: float,
     ) -> Reply:
+        """The reply; a client that closes its connection takes its rows out of the queue.
+
+        Raises:
+            RefusedError: as the pool does.
+            ClientDisconnect: nobody waits for the answer any more.
+        """
         name = served.hello.name
-        answering = self.pool.submit(name, kind, tensors, ask, rows=rows, deadline_s=deadline_s)
-        return await self.statistics.counted(name, served.generation, rows, answering)
+        submitted = self.pool.submit(name, kind, tensors, ask, rows=rows, deadline_s=deadline_s)
+        answering = asyncio.ensure_future(self.statistics.counted(name, served.generation, rows, submitted))
+        # The body has been read, so what comes next is the end of the connection.
+        gone = asyncio.ensure_future(request.receive())
+        try:
+            await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done():
+                raise ClientDisconnect
+            return answering.result()
+        finally:
+            answering.cancel()
+            gone.cancel()
 
     def _name(self, request: Request) -> str:
         name = request.path_params["model"]
