@@ -23,6 +23,7 @@ from ranksmith.serve.frontend.answers import as_json, error_handlers
 from ranksmith.serve.frontend.bodies import Bodies
 from ranksmith.serve.frontend.guard import Guard
 from ranksmith.serve.frontend.limits import Limits
+from ranksmith.serve.frontend.metrics import CONTENT_TYPE
 from ranksmith.serve.frontend.pool import Pool, RefusedError, Reply, Served
 from ranksmith.serve.frontend.statistics import Statistics
 from ranksmith.serve.frontend.triton import model_config, repository_index
@@ -98,6 +99,9 @@ class _Handlers:
     def _stats(self, served: Served) -> dict[str, object]:
         name, generation = served.hello.name, served.generation
         return self.statistics.of(name, generation).as_triton(name, str(generation))
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self.statistics.metrics.text(), media_type=CONTENT_TYPE)
 
     async def index(self, request: Request) -> Response:
         async with self.bodies.body(request) as body:
@@ -260,6 +264,7 @@ def _routes(handlers: _Handlers) -> list[Route]:
         Route("/v2/health/live", handlers.live),
         Route("/v2/health/ready", handlers.ready),
         Route("/v2", handlers.server),
+        Route("/metrics", handlers.metrics),
         Route("/v2/models/stats", handlers.all_stats),
         Route("/v2/repository/index", handlers.index, methods=["POST"]),
         Route("/predict", handlers.predict, methods=["POST"]),

@@ -10,6 +10,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ranksmith.serve.frontend.metrics import Metrics
 from ranksmith.serve.frontend.pool import RefusedError, Reply
 
 __all__ = ["Counts", "Statistics", "Total"]
@@ -72,8 +73,13 @@ class Counts:
 
 @dataclass(eq=False)
 class Statistics:
-    """The counts of all models of one front end."""
+    """The counts of all models of one front end.
 
+    Attributes:
+        metrics: are told the same.
+    """
+
+    metrics: Metrics = field(default_factory=Metrics)
     _counts: dict[tuple[str, int], Counts] = field(default_factory=dict)
 
     def of(self, name: str, generation: int) -> Counts:
@@ -89,11 +95,16 @@ class Statistics:
             RefusedError: as `answering` does; that is counted too.
         """
         start = time.perf_counter_ns()
+        self.metrics.begun()
         try:
             reply = await answering
-        except RefusedError:
+        except RefusedError as error:
             self.of(name, generation).fail.add(time.perf_counter_ns() - start)
+            self.metrics.failed(name, generation, error.status)
             raise
+        finally:
+            self.metrics.ended()
+        self.metrics.answered(name, rows, reply, 1e-9 * (time.perf_counter_ns() - start))
         counts = self.of(name, reply.generation)
         counts.success.add(time.perf_counter_ns() - start)
         counts.queue.add(1e6 * reply.answer.queue_ms)

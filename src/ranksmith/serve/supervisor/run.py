@@ -213,10 +213,15 @@ class Supervisor:
             [str(front.number), self._options.host, *map(str, self._ports)],
             on_frame=told,
             on_exit=lambda status: self._front_exited(front, status),
+            # Where the front ends keep their metrics, so that each can tell those of all.
+            environment={"PROMETHEUS_MULTIPROC_DIR": str(self._folder)},
         )
         self._route()
 
     def _front_exited(self, front: _Front, status: int) -> None:
+        assert front.child is not None
+        for gone_with_it in self._folder.glob(f"gauge_live*_{front.child.process.pid}.db"):
+            gone_with_it.unlink()
         was_ready, front.is_ready, front.child = front.is_ready, False, None
         self._changed.set()
         if self._ending:
