@@ -79,10 +79,18 @@ class _Worker:
     link: Link | None = None
     hello: Hello | None = None
     pending: dict[int, _Pending] = field(default_factory=dict)
+    rows: int = 0
 
-    @property
-    def rows(self) -> int:
-        return sum(each.rows for each in self.pending.values())
+    def take(self, pending: _Pending) -> None:
+        self.pending[pending.request] = pending
+        self.rows += pending.rows
+
+    def give_back(self, request: int) -> _Pending | None:
+        """The request, which is not in flight here any more; None if it was not."""
+        pending = self.pending.pop(request, None)
+        if pending is not None:
+            self.rows -= pending.rows
+        return pending
 
     @property
     def suspect(self) -> _Pending | None:
@@ -114,6 +122,8 @@ class Pool:
     _hellos: dict[tuple[str, int], Hello] = field(default_factory=dict)
     _workers: dict[int, _Worker] = field(default_factory=dict)
     _queues: dict[tuple[str, int], deque[_Pending]] = field(default_factory=dict)
+    _listed: set[int] = field(default_factory=set)
+    _queued_rows: int = 0
     _ids: Callable[[], int] = field(default_factory=lambda: itertools.count(1).__next__)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -122,12 +132,11 @@ class Pool:
         self._active = dict(routing.active)
         self.routed.set()
         self._names |= set(routing.active)
-        known = {at.worker for at in routing.workers}
+        self._listed = {at.worker for at in routing.workers}
         for at in routing.workers:
             if at.worker not in self._workers:
-                self._workers[at.worker] = _Worker(at)
-                self._keep(asyncio.ensure_future(self._connect(self._workers[at.worker])))
-        for worker in [each for number, each in self._workers.items() if number not in known]:
+                self._begin(at)
+        for worker in [each for number, each in self._workers.items() if number not in self._listed]:
             if worker.link is None:
                 del self._workers[worker.at.worker]
         self._update()
@@ -168,6 +177,7 @@ class Pool:
         loop = asyncio.get_running_loop()
         pending = _Pending(name, self._ids(), kind, tensors, ask, rows, generation, deadline_s, loop.create_future())
         self._queues.setdefault((name, generation), deque()).append(pending)
+        self._queued_rows += rows
         self._dispatch(name, generation)
         late = loop.call_at(loop.time() + max(0.0, deadline_s - time.monotonic()), self._expire, name, pending)
         try:
@@ -179,8 +189,7 @@ class Pool:
 
     def _admit(self, name: str, generation: int, rows: int, deadline_s: float) -> None:
         """Refuse at the door what cannot be answered in time."""
-        held = sum(worker.rows for worker in self._workers.values())
-        held += sum(each.rows for queue in self._queues.values() for each in queue)
+        held = self._queued_rows + sum(worker.rows for worker in self._workers.values())
         if held + rows > self.held_rows:
             raise RefusedError(503, "too many requests are waiting", retry_after_s=1.0)
         serving = [worker for worker in self._workers.values() if self._serves(worker, name, generation)]
@@ -206,14 +215,16 @@ class Pool:
                 serving = [worker for worker in serving if worker.suspect is None]
             if not serving:
                 return
-            self._give(min(serving, key=lambda worker: worker.rows), queue.popleft())
+            pending = queue.popleft()
+            self._queued_rows -= pending.rows
+            self._give(min(serving, key=lambda worker: worker.rows), pending)
 
     def _give(self, worker: _Worker, pending: _Pending) -> None:
         ask = msgspec.structs.replace(pending.ask, alone=pending.is_suspect)
         frame = Frame(
             pending.kind, pending.request, pending.generation, pending.deadline_s, dumps(ask), pending.tensors
         )
-        worker.pending[pending.request] = pending
+        worker.take(pending)
         try:
             assert worker.link is not None
             worker.link.send(frame)
@@ -221,9 +232,13 @@ class Pool:
             # `_on_lost` has what is in flight sent elsewhere.
             return
 
+    def _begin(self, at: WorkerAt) -> None:
+        worker = self._workers[at.worker] = _Worker(at)
+        self._keep(asyncio.ensure_future(self._connect(worker)))
+
     async def _connect(self, worker: _Worker) -> None:
         """Until it is there; the supervisor says when it is not to be expected any more."""
-        while worker.at.worker in self._workers and worker.link is None:
+        while self._workers.get(worker.at.worker) is worker and worker.link is None:
             try:
                 await connect(
                     worker.at.path,
@@ -240,7 +255,7 @@ class Pool:
             self._hellos[worker.at.name, worker.at.generation] = worker.hello
             self._update()
             return
-        pending = worker.pending.pop(frame.request, None)
+        pending = worker.give_back(frame.request)
         if pending is None or pending.future.done():
             return
         if frame.kind is Kind.RESULT:
@@ -254,7 +269,10 @@ class Pool:
     def _on_lost(self, worker: _Worker) -> None:
         """Send what was in flight once more; what is known to have killed the worker gets an error."""
         worker.link = None
-        self._workers.pop(worker.at.worker, None)
+        del self._workers[worker.at.worker]
+        if worker.at.worker in self._listed:
+            # Only the connection may be gone; if it is the worker, the supervisor will say so.
+            self._begin(worker.at)
         queue = self._queues.setdefault((worker.at.name, worker.at.generation), deque())
         culprit = worker.suspect
         again = [each for each in worker.pending.values() if each is not culprit and not each.future.done()]
@@ -267,6 +285,7 @@ class Pool:
         again.sort(key=lambda each: each.deaths)
         queue.extendleft(reversed([each for each in again if not each.is_suspect]))
         queue.extend(each for each in again if each.is_suspect)
+        self._queued_rows += sum(each.rows for each in again)
         self._dispatch(worker.at.name, worker.at.generation)
 
     def _update(self) -> None:
@@ -286,8 +305,9 @@ class Pool:
         queue = self._queues.get((name, pending.generation))
         if queue and pending in queue:
             queue.remove(pending)
+            self._queued_rows -= pending.rows
         for worker in self._workers.values():
-            if worker.pending.pop(pending.request, None) is not None and worker.link is not None:
+            if worker.give_back(pending.request) is not None and worker.link is not None:
                 try:
                     worker.link.send(Frame(Kind.CANCEL, pending.request, pending.generation))
                 except LinkClosedError:
