@@ -7,8 +7,10 @@ Listens beside the other front ends (SO_REUSEPORT); ends, after answering what i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import sys
+from typing import Any
 
 import uvicorn
 import uvloop
@@ -26,6 +28,8 @@ from ranksmith.serve.transport import Link, LinkClosedError, adopt
 
 _GRACE_S = 30
 _LOOK_S = 0.02
+_LAST_WORDS_S = 0.2
+_ACCEPT_PASSES = 100
 
 
 class _Server(uvicorn.Server):
@@ -36,7 +40,34 @@ class _Server(uvicorn.Server):
         self._grpc = grpc
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listening in sockets or []:
+            # Until none came while the last ones were taken: then the socket can be closed.
+            for _ in range(_ACCEPT_PASSES):
+                if not await self._accept_waiting(listening):
+                    break
+        for server in self.servers:
+            server.close()
+        # uvicorn closes what is idle: who was accepted last is to be read first.
+        await asyncio.sleep(_LAST_WORDS_S)
         await asyncio.gather(super().shutdown(sockets), self._grpc.stop(_GRACE_S))
+
+    async def _accept_waiting(self, listening: socket.socket) -> int:
+        """Take the connections that the kernel has made for us, as closing the socket would reset them; how many."""
+        listening.setblocking(False)
+        taken = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                taken.append(listening.accept()[0])
+        for connected in taken:
+            connected.setblocking(False)
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connected)
+        return len(taken)
+
+    def _protocol(self) -> asyncio.Protocol:
+        """As uvicorn makes them."""
+        kind: Any = self.config.http_protocol_class
+        made: asyncio.Protocol = kind(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        return made
 
 
 def _listening(host: str, port: int) -> socket.socket:
