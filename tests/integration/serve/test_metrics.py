@@ -7,6 +7,7 @@ import signal
 
 import httpx
 import numpy as np
+import tritonclient.grpc as triton
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.serve.server import Server, serving
@@ -47,3 +48,17 @@ def test_counts_of_all_front_ends_add_up() -> None:
         server.wait_for("front end died")
         assert ask(server, 1).status_code == 200
         assert values(server)["ranksmith_requests_total"] == 25
+
+
+def test_grpc_counts_as_well() -> None:
+    array = np.zeros((2, 3, 32, 32), np.float32)
+    entry = triton.InferInput("image", array.shape, "FP32")
+    entry.set_data_from_numpy(array)
+    with serving("demo") as server:
+        with triton.InferenceServerClient(str(server.wait_for("serving")["grpc"])) as client:
+            client.infer("demo", [entry])
+        found = values(server)
+        assert (found["ranksmith_requests_total"], found["ranksmith_rows_total"]) == (1, 2)
+        with server.client() as client:
+            (told,) = client.get("/v2/models/demo/stats").json()["model_stats"]
+        assert told["inference_count"] == 2

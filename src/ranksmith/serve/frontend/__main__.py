@@ -107,7 +107,10 @@ async def _serve(host: str, http_port: int, grpc_port: int) -> None:
     )
     address = f"[{host}]:{grpc_port}" if ":" in host else f"{host}:{grpc_port}"
     server = _Server(
-        config, await start_grpc(pool, address, deadline_s=limits.deadline_s, most_bytes=limits.body_bytes)
+        config,
+        await start_grpc(
+            pool, address, deadline_s=limits.deadline_s, most_bytes=limits.body_bytes, statistics=statistics
+        ),
     )
 
     def told(link: Link, frame: Frame) -> None:

@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from ranksmith._version import __version__
 from ranksmith.serve.frames import Kind, Tensor
 from ranksmith.serve.frontend.pool import Pool, RefusedError, Reply, Served
+from ranksmith.serve.frontend.statistics import Statistics
 from ranksmith.serve.messages import Ask, TensorInfo
 from ranksmith.serve.oip import datatypes, rpc
 from ranksmith.serve.oip.proto import open_inference_pb2 as pb
@@ -88,13 +89,16 @@ class GrpcServer:
             await asyncio.sleep(_QUIET_S)
 
 
-async def start_grpc(pool: Pool, listening_address: str, *, deadline_s: float, most_bytes: int) -> GrpcServer:
+async def start_grpc(
+    pool: Pool, listening_address: str, *, deadline_s: float, most_bytes: int, statistics: Statistics | None = None
+) -> GrpcServer:
     """Listen, beside other front ends, and answer from the pool.
 
     Args:
         listening_address: HOST:PORT.
         deadline_s: for requests that do not say theirs.
         most_bytes: of one request.
+        statistics: are told of every request.
 
     Raises:
         RuntimeError: the port is taken.
@@ -106,7 +110,7 @@ async def start_grpc(pool: Pool, listening_address: str, *, deadline_s: float, m
     ]
     server = grpc.aio.server(options=options)
     health = _Health(pool)
-    inference = _Inference(pool, deadline_s)
+    inference = _Inference(pool, deadline_s, statistics or Statistics())
     pb_grpc.add_GRPCInferenceServiceServicer_to_server(inference.servicer, server)  # type: ignore[no-untyped-call]
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     names = (_SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
@@ -125,6 +129,7 @@ class _Inference:
 
     pool: Pool
     deadline_s: float
+    statistics: Statistics
     calls: int = 0
 
     @property
@@ -179,9 +184,7 @@ class _Inference:
 
     async def _run(self, served: Served, asked: Asked, deadline_s: float) -> Reply:
         ask = Ask(outputs=[output.name for output in asked.outputs])
-        return await self.pool.submit(
-            served.hello.name, Kind.INFER, asked.tensors, ask, rows=asked.rows, deadline_s=deadline_s
-        )
+        return await self._submit(served, Kind.INFER, asked.tensors, ask, asked.rows, deadline_s)
 
     async def _classify(self, served: Served, asked: Asked, deadline_s: float) -> Reply:
         (encoded,) = datatypes.split_elements(asked.tensors[0].data)
@@ -189,7 +192,14 @@ class _Inference:
             raise InvalidRequestError(f"input {asked.tensors[0].name!r} has no image in it")
         tensor = Tensor("image", "UINT8", (len(encoded),), encoded)
         ask = Ask(top_k=_top_k(asked))
-        return await self.pool.submit(served.hello.name, Kind.IMAGE, (tensor,), ask, rows=1, deadline_s=deadline_s)
+        return await self._submit(served, Kind.IMAGE, (tensor,), ask, 1, deadline_s)
+
+    async def _submit(
+        self, served: Served, kind: Kind, tensors: tuple[Tensor, ...], ask: Ask, rows: int, deadline_s: float
+    ) -> Reply:
+        name = served.hello.name
+        answering = self.pool.submit(name, kind, tensors, ask, rows=rows, deadline_s=deadline_s)
+        return await self.statistics.counted(name, served.generation, rows, answering)
 
     def _known(self, name: str) -> str:
         if not self.pool.is_known(name):

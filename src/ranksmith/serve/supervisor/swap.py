@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import time
 from collections.abc import Awaitable, Callable
@@ -85,7 +86,8 @@ async def deploy(model: Swappable, asked: Deploy, start: Start) -> Receipt:
     if not bundle.is_dir():
         raise BundleError(f"{bundle}: no such bundle")
     old = model.active
-    spec = bundle_spec(bundle, old.spec, model.highest + 1)
+    # Hashing takes a while, in which the supervisor has others to watch.
+    spec = await asyncio.to_thread(bundle_spec, bundle, old.spec, model.highest + 1)
     checks = ["every file has the size and SHA-256 of the manifest"]
     # A number is never given twice, or an answer could name a generation that it is not from.
     model.highest = spec.generation
