@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ranksmith.errors import RanksmithError, UsageError
+
+if TYPE_CHECKING:
+    from ranksmith.serve.messages import AdminRequest, Receipt, StatusReply
 
 __all__ = ["ModelOption", "StateDirOption", "ask_server", "state_dir"]
 
@@ -34,7 +37,7 @@ def state_dir(asked: Path | None) -> Path:
     return (asked or platformdirs.user_state_path("ranksmith") / "serve").resolve()
 
 
-def ask_server(directory: Path | None, request):  # type: ignore[no-untyped-def]
+def ask_server(directory: Path | None, request: AdminRequest) -> Receipt | StatusReply:
     """What the server of this state directory answers.
 
     Raises:

@@ -28,10 +28,10 @@ def deploy(
     the old one goes on serving. Requests are answered by the generation that admitted them.
     """
     from ranksmith.cli.output import print_json, show
-    from ranksmith.serve.messages import Deploy
+    from ranksmith.serve.messages import Deploy, Receipt
 
     receipt = ask_server(state_dir, Deploy(bundle=str(bundle.resolve()), model=model, force=force))
-    if as_json:
+    if as_json or not isinstance(receipt, Receipt):
         print_json(receipt)
         return
     show(f"{receipt.model}: generation {receipt.new_generation} is active, {receipt.old_generation} is drained")

@@ -11,10 +11,10 @@ __all__ = ["rollback"]
 def rollback(model: ModelOption = None, state_dir: StateDirOption = None, as_json: JsonOption = False) -> None:
     """Go back to the generation that was active before the last swap; at once where it is still warm."""
     from ranksmith.cli.output import print_json, show
-    from ranksmith.serve.messages import Rollback
+    from ranksmith.serve.messages import Receipt, Rollback
 
     receipt = ask_server(state_dir, Rollback(model=model))
-    if as_json:
+    if as_json or not isinstance(receipt, Receipt):
         print_json(receipt)
         return
     show(f"{receipt.model}: generation {receipt.new_generation} is active again ({'; '.join(receipt.checks)})")

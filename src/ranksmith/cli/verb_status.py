@@ -11,10 +11,10 @@ __all__ = ["status"]
 def status(state_dir: StateDirOption = None, as_json: JsonOption = False) -> None:
     """Tell what a running server serves: its addresses, and of each model the generations and workers."""
     from ranksmith.cli.output import print_json, show, table
-    from ranksmith.serve.messages import Status
+    from ranksmith.serve.messages import Status, StatusReply
 
     told = ask_server(state_dir, Status())
-    if as_json:
+    if as_json or not isinstance(told, StatusReply):
         print_json(told)
         return
     columns = ("model", "generation", "active", "workers", "from")

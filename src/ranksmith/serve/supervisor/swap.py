@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -126,7 +127,14 @@ async def rollback(model: Swappable, asked: Rollback, start: Start) -> Receipt:
     return _receipt("rollback", model, old, checks, load_s, began)
 
 
-def _receipt(verb, model: Swappable, old: Generation, checks: list[str], load_s: float, began: float) -> Receipt:  # type: ignore[no-untyped-def]
+def _receipt(
+    verb: Literal["deploy", "rollback"],
+    model: Swappable,
+    old: Generation,
+    checks: list[str],
+    load_s: float,
+    began: float,
+) -> Receipt:
     return Receipt(
         verb=verb,
         model=model.name,
