@@ -11,6 +11,7 @@ import msgspec
 from ranksmith.errors import RanksmithError, UsageError
 from ranksmith.serve.frames import Frame, Kind
 from ranksmith.serve.messages import AdminReply, AdminRequest, Failure, dumps
+from ranksmith.serve.tasks import Tasks
 from ranksmith.serve.transport import Link, LinkClosedError, Listener, connect, listen
 
 __all__ = ["ask", "serve_admin"]
@@ -28,12 +29,10 @@ async def serve_admin(path: Path, handle: Handler) -> Listener:
         UsageError: another server answers there.
     """
     turn = asyncio.Lock()
-    tasks: set[asyncio.Task[None]] = set()
+    tasks = Tasks()
 
     def on_frame(link: Link, frame: Frame) -> None:
-        task = asyncio.ensure_future(answer(link, _REQUEST.decode(frame.meta)))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        tasks.start(answer(link, _REQUEST.decode(frame.meta)))
 
     async def answer(link: Link, request: AdminRequest) -> None:
         async with turn:

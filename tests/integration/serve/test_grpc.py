@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from ranksmith.runtime.session import Session, open_session
+from ranksmith.runtime.session import Session
 from ranksmith.serve.frames import Frame, Kind, Tensor
 from ranksmith.serve.frontend.grpc import GrpcServer, start_grpc
 from ranksmith.serve.frontend.pool import Pool
@@ -42,7 +42,6 @@ from ranksmith.serve.messages import (
 from ranksmith.serve.oip.proto import open_inference_pb2 as pb
 from ranksmith.serve.oip.proto import open_inference_pb2_grpc as pb_grpc
 from ranksmith.serve.transport import Link, listen
-from ranksmith.workflow.source import resolve
 from tests.integration.serve.server import Server, serving
 
 Array = NDArray[Any]
@@ -54,11 +53,6 @@ SERVING, NOT_SERVING, UNKNOWN = 1, 2, 3
 def server() -> Iterator[Server]:
     with serving("demo") as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def session() -> Session:
-    return open_session(resolve("demo").path, threads=1)
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ import tritonclient.http.aio as triton_aio
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
-from ranksmith.runtime.session import Session, open_session
-from ranksmith.workflow.source import resolve
+from ranksmith.runtime.session import Session
 from tests.integration.serve.server import Server, serving
 from tests.models import GraphBuilder, save
 
@@ -37,11 +36,6 @@ def two_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(two_heads: Path) -> Iterator[Server]:
     with serving("demo", str(two_heads)) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def session() -> Session:
-    return open_session(resolve("demo").path, threads=1)
 
 
 @pytest.fixture

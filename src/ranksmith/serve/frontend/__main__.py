@@ -23,6 +23,7 @@ from ranksmith.serve.frontend.http import Limits, make_app
 from ranksmith.serve.frontend.pool import Pool
 from ranksmith.serve.frontend.statistics import Statistics
 from ranksmith.serve.messages import Drained, Routing, dumps, loads
+from ranksmith.serve.ports import address_of, bound
 from ranksmith.serve.process import begin
 from ranksmith.serve.transport import Link, LinkClosedError, adopt
 
@@ -70,15 +71,6 @@ class _Server(uvicorn.Server):
         return made
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    found = socket.socket(family, socket.SOCK_STREAM)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    found.bind((host, port))
-    return found
-
-
 async def _tell_drained(pool: Pool, control: Link) -> None:
     """Tell the supervisor, each time that workers come or go, when only requests of active generations are held."""
     while not control.is_closed:
@@ -105,7 +97,7 @@ async def _serve(host: str, http_port: int, grpc_port: int) -> None:
         timeout_graceful_shutdown=_GRACE_S,
         server_header=False,
     )
-    address = f"[{host}]:{grpc_port}" if ":" in host else f"{host}:{grpc_port}"
+    address = address_of(host, grpc_port)
     server = _Server(
         config,
         await start_grpc(
@@ -120,7 +112,7 @@ async def _serve(host: str, http_port: int, grpc_port: int) -> None:
         server.should_exit = True
 
     control = await adopt(socket.socket(fileno=sys.stdin.fileno()), on_frame=told, on_lost=alone)
-    listening = _listening(host, http_port)
+    listening = bound(host, http_port)
 
     async def tell_when_up() -> None:
         while not server.started:

@@ -14,6 +14,7 @@ from starlette.types import ExceptionHandler, Receive, Scope, Send
 from ranksmith.serve.frontend.limits import Limits
 from ranksmith.serve.frontend.pool import RefusedError
 from ranksmith.serve.oip.rest import InvalidRequestError
+from ranksmith.serve.oip.schema import ErrorResponse
 
 __all__ = ["as_json", "error_handlers"]
 
@@ -59,11 +60,11 @@ def error_handlers(limits: Limits) -> dict[Any, ExceptionHandler]:
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, RefusedError)
         if error.status in _BODY_NOT_READ:
-            last = _Last(msgspec.json.encode({"error": error.message}), error.status)
+            last = _Last(msgspec.json.encode(ErrorResponse(error.message)), error.status)
             last.linger_s = limits.linger_s
             return last
         headers = None if error.retry_after_s is None else {"Retry-After": str(max(1, round(error.retry_after_s)))}
-        return as_json({"error": error.message}, error.status, headers)
+        return as_json(ErrorResponse(error.message), error.status, headers)
 
     return {
         RefusedError: refused,
@@ -75,7 +76,7 @@ def error_handlers(limits: Limits) -> dict[Any, ExceptionHandler]:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, InvalidRequestError)
-    return as_json({"error": error.message}, error.status)
+    return as_json(ErrorResponse(error.message), error.status)
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
@@ -87,7 +88,7 @@ async def _no_route(request: Request, error: Exception) -> Response:
     elif error.status_code == 405:
         allowed = ", ".join(sorted(headers.get("Allow", "").split(", ")))
         message = f"{request.method} is not taken here, only {allowed}"
-    return as_json({"error": message}, error.status_code, headers)
+    return as_json(ErrorResponse(message), error.status_code, headers)
 
 
 async def _gone(request: Request, error: Exception) -> Response:

@@ -23,11 +23,12 @@ from ranksmith._version import __version__
 from ranksmith.serve.frames import Kind, Tensor
 from ranksmith.serve.frontend.pool import Pool, RefusedError, Reply, Served
 from ranksmith.serve.frontend.statistics import Statistics
-from ranksmith.serve.messages import Ask, TensorInfo
+from ranksmith.serve.frontend.triton import data_type
+from ranksmith.serve.messages import Ask
 from ranksmith.serve.oip import datatypes, rpc
 from ranksmith.serve.oip.proto import open_inference_pb2 as pb
 from ranksmith.serve.oip.proto import open_inference_pb2_grpc as pb_grpc
-from ranksmith.serve.oip.rest import Asked, InvalidRequestError, ModelSignature, TensorSpec
+from ranksmith.serve.oip.rest import Asked, InvalidRequestError, quoted
 
 __all__ = ["GrpcServer", "start_grpc"]
 
@@ -35,7 +36,6 @@ _SERVICE = "inference.GRPCInferenceService"
 
 _SECONDS_PER_UNIT = 1e-6
 _LONGEST_S = 86400.0
-_LONGEST_NAME = 64
 _MOST_CLASSES = 1000
 _LOOK_S = 0.2
 _QUIET_S = 0.05
@@ -148,10 +148,10 @@ class _Inference:
         return pb.ServerLiveResponse(live=True)
 
     async def server_ready(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=_all_ready(self.pool))
+        return pb.ServerReadyResponse(ready=self.pool.is_all_ready)
 
     async def model_ready(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
-        ready = self.pool.is_ready(self._known(request.name))
+        ready = self.pool.is_ready(self.pool.known(request.name))
         if ready:
             self._served(request.name, request.version)
         return pb.ModelReadyResponse(ready=ready)
@@ -176,7 +176,7 @@ class _Inference:
         self.calls += 1
         served = self._served(request.model_name, request.model_version)
         image = rpc.image_signature(request) if _wants_images(served) else None
-        asked = rpc.decode(request, image or _signature(served))
+        asked = rpc.decode(request, image or served.signature)
         deadline_s = self._deadline(asked, context)
         reply = await (self._classify if image else self._run)(served, asked, deadline_s)
         tensors = rpc.class_tensors(reply.answer.predictions or []) if image else reply.tensors
@@ -201,18 +201,8 @@ class _Inference:
         answering = self.pool.submit(name, kind, tensors, ask, rows=rows, deadline_s=deadline_s)
         return await self.statistics.counted(name, served.generation, rows, answering)
 
-    def _known(self, name: str) -> str:
-        if not self.pool.is_known(name):
-            raise RefusedError(404, f"there is no model {_quoted(name)}")
-        return name
-
     def _served(self, name: str, version: str) -> Served:
-        served = self.pool.models.get(self._known(name))
-        if served is None:
-            raise RefusedError(503, f"the model {name!r} is not ready")
-        if version not in ("", str(served.generation)):
-            raise RefusedError(404, f"the model {name!r} has no version {_quoted(version)}")
-        return served
+        return self.pool.served(name, version or None)
 
     def _deadline(self, asked: Asked, context: Context) -> float:
         """On CLOCK_MONOTONIC: the earlier of `grpc-timeout` and the protocol's `timeout`, which is in microseconds."""
@@ -237,7 +227,7 @@ class _Health:
     async def check(self, request: Any, context: Context) -> Any:
         status = self._status(request.service)
         if status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN:
-            raise RefusedError(404, f"there is no service {_quoted(request.service)}")
+            raise RefusedError(404, f"there is no service {quoted(request.service)}")
         return health_pb2.HealthCheckResponse(status=status)
 
     async def watch(self, request: Any, context: Context) -> AsyncIterator[Any]:
@@ -261,7 +251,7 @@ class _Health:
     def _status(self, service: str) -> Any:
         statuses = health_pb2.HealthCheckResponse
         if service in ("", _SERVICE):
-            ready = _all_ready(self.pool)
+            ready = self.pool.is_all_ready
         elif self.pool.is_known(service):
             ready = self.pool.is_ready(service)
         else:
@@ -280,7 +270,7 @@ def _answering(handler: _Handler) -> _Handler:
             code, message = grpc.StatusCode.INVALID_ARGUMENT, error.message
         except RefusedError as error:
             code, message = _code(error), error.message
-            if error.retry_after_s is not None:
+            if error.is_overload and error.retry_after_s is not None:
                 metadata = (("grpc-retry-pushback-ms", str(round(1e3 * error.retry_after_s))),)
         except Exception as error:
             code, message = grpc.StatusCode.INTERNAL, "a bug of ours; it has been logged"
@@ -293,14 +283,9 @@ def _answering(handler: _Handler) -> _Handler:
 
 
 def _code(error: RefusedError) -> grpc.StatusCode:
-    if error.status == 503 and error.retry_after_s is not None:
-        # The pool says when to come again where too much is waiting.
+    if error.is_overload:
         return grpc.StatusCode.RESOURCE_EXHAUSTED
     return _CODES.get(error.status, grpc.StatusCode.INTERNAL)
-
-
-def _all_ready(pool: Pool) -> bool:
-    return bool(pool.names) and all(pool.is_ready(name) for name in pool.names)
 
 
 def _wants_images(served: Served) -> bool:
@@ -314,18 +299,9 @@ def _top_k(asked: Asked) -> int:
     return value
 
 
-def _signature(served: Served) -> ModelSignature:
-    hello = served.hello
-    inputs, outputs = (
-        tuple(TensorSpec(info.name, info.datatype, tuple(info.shape)) for info in infos)
-        for infos in (hello.inputs, hello.outputs)
-    )
-    return ModelSignature(hello.name, inputs, outputs, hello.max_batch)
-
-
 def _config(served: Served) -> pb.ModelConfig:
     hello = served.hello
-    batched = all(info.shape[:1] == [-1] for info in (*hello.inputs, *hello.outputs))
+    batched = served.is_batched
     config = pb.ModelConfig(
         name=hello.name,
         platform="onnxruntime_onnx",
@@ -334,12 +310,8 @@ def _config(served: Served) -> pb.ModelConfig:
     )
     for told, infos in ((config.input, hello.inputs), (config.output, hello.outputs)):
         for info in infos:
-            told.add(name=info.name, data_type=_data_type(info), dims=info.shape[1:] if batched else info.shape)
+            told.add(name=info.name, data_type=data_type(info), dims=info.shape[1:] if batched else info.shape)
     return config
-
-
-def _data_type(info: TensorInfo) -> str:
-    return "TYPE_STRING" if info.datatype == "BYTES" else f"TYPE_{info.datatype}"
 
 
 def _described() -> DescriptorPool:
@@ -348,7 +320,3 @@ def _described() -> DescriptorPool:
     for file in (pb.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
         pool.AddSerializedFile(file.serialized_pb)
     return pool
-
-
-def _quoted(name: str) -> str:
-    return repr(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…")

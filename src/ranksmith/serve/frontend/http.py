@@ -31,17 +31,16 @@ from ranksmith.serve.messages import Ask
 from ranksmith.serve.oip.rest import (
     HEADER_LENGTH,
     InvalidRequestError,
-    ModelSignature,
-    TensorSpec,
     decode,
     encode,
     parse_header_length,
+    quoted,
 )
+from ranksmith.serve.oip.schema import ModelMetadata, ServerMetadata
 
 __all__ = ["Limits", "make_app"]
 
 _SECONDS_PER_UNIT = 1e-6
-_LONGEST_TOLD = 64
 _MOST_CLASSES = 1000
 _EXTENSIONS = ["binary_tensor_data", "model_configuration", "statistics"]
 
@@ -61,31 +60,23 @@ class _Handlers:
         return as_json({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        ready = bool(self.pool.names) and all(self.pool.is_ready(name) for name in self.pool.names)
+        ready = self.pool.is_all_ready
         return as_json({"ready": ready}, status=200 if ready else 503)
 
     async def server(self, request: Request) -> Response:
-        return as_json({"name": "ranksmith", "version": __version__, "extensions": _EXTENSIONS})
+        return as_json(ServerMetadata("ranksmith", __version__, _EXTENSIONS))
 
     async def model_ready(self, request: Request) -> Response:
-        name = self._name(request)
-        served = self.pool.models.get(name)
-        if served is not None:
-            _check_version(request, served)
+        name = self.pool.known(request.path_params["model"])
+        if name in self.pool.models:
+            self._served(request)
         ready = self.pool.is_ready(name)
         return as_json({"name": name, "ready": ready}, status=200 if ready else 503)
 
     async def model(self, request: Request) -> Response:
         served = self._served(request)
-        return as_json(
-            {
-                "name": served.hello.name,
-                "versions": [str(served.generation)],
-                "platform": "onnxruntime_onnx",
-                "inputs": served.hello.inputs,
-                "outputs": served.hello.outputs,
-            }
-        )
+        hello, versions = served.hello, [str(served.generation)]
+        return as_json(ModelMetadata(hello.name, versions, "onnxruntime_onnx", hello.inputs, hello.outputs))
 
     async def config(self, request: Request) -> Response:
         return as_json(model_config(self._served(request)))
@@ -114,7 +105,7 @@ class _Handlers:
     async def infer(self, request: Request) -> Response:
         served = self._served(request)
         async with self.bodies.body(request) as body:
-            asked = decode(body, parse_header_length(request.headers.get(HEADER_LENGTH)), _signature(served))
+            asked = decode(body, parse_header_length(request.headers.get(HEADER_LENGTH)), served.signature)
             deadline_s = self._deadline(asked.parameters.get("timeout"))
             ask = Ask(outputs=[output.name for output in asked.outputs])
             reply = await self._submit(
@@ -175,29 +166,15 @@ class _Handlers:
             answering.cancel()
             gone.cancel()
 
-    def _name(self, request: Request) -> str:
-        name = request.path_params["model"]
-        if not self.pool.is_known(name):
-            raise RefusedError(404, f"there is no model {_short(name)}")
-        return str(name)
-
     def _served(self, request: Request) -> Served:
-        name = self._name(request)
-        served = self.pool.models.get(name)
-        if served is None:
-            raise RefusedError(503, f"the model {name!r} is not ready", retry_after_s=1.0)
-        _check_version(request, served)
-        return served
+        return self.pool.served(request.path_params["model"], request.path_params.get("version"))
 
     def _only(self) -> Served:
         """The model, where there is one; with several the path has to say which."""
         names = self.pool.names
         if len(names) != 1:
             raise RefusedError(404, f"say which model: /v2/models/NAME/predict, NAME one of {', '.join(names)}")
-        served = self.pool.models.get(names[0])
-        if served is None:
-            raise RefusedError(503, f"the model {names[0]!r} is not ready", retry_after_s=1.0)
-        return served
+        return self.pool.served(names[0])
 
     def _deadline(self, timeout: object) -> float:
         """On CLOCK_MONOTONIC; the protocol's `timeout` is in microseconds, 0 for none."""
@@ -210,31 +187,12 @@ class _Handlers:
         return time.monotonic() + seconds
 
 
-def _check_version(request: Request, served: Served) -> None:
-    version = request.path_params.get("version")
-    if version not in (None, str(served.generation)):
-        raise RefusedError(404, f"the model {served.hello.name!r} has no version {_short(version)}")
-
-
 def _top_k(request: Request) -> int:
     text = request.query_params.get("top_k", "5")
     is_number = text.isascii() and text.isdigit() and len(text) <= len(str(_MOST_CLASSES))
     if not is_number or not 1 <= int(text) <= _MOST_CLASSES:
-        raise InvalidRequestError(f"top_k is {_short(text)}: it must be a number from 1 to {_MOST_CLASSES}")
+        raise InvalidRequestError(f"top_k is {quoted(text)}: it must be a number from 1 to {_MOST_CLASSES}")
     return int(text)
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= _LONGEST_TOLD else f"{text[:_LONGEST_TOLD]}…")
-
-
-def _signature(served: Served) -> ModelSignature:
-    hello = served.hello
-    inputs, outputs = (
-        tuple(TensorSpec(info.name, info.datatype, tuple(info.shape)) for info in infos)
-        for infos in (hello.inputs, hello.outputs)
-    )
-    return ModelSignature(hello.name, inputs, outputs, hello.max_batch)
 
 
 def make_app(pool: Pool, limits: Limits, statistics: Statistics | None = None) -> Starlette:

@@ -14,12 +14,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import msgspec
 
 from ranksmith.serve.cost import CostCurve
 from ranksmith.serve.frames import Frame, Kind, Tensor
 from ranksmith.serve.messages import Answer, Ask, Failure, Hello, Routing, WorkerAt, dumps, loads
+from ranksmith.serve.oip.rest import ModelSignature, TensorSpec, quoted
+from ranksmith.serve.tasks import Tasks
 from ranksmith.serve.transport import Link, LinkClosedError, connect
 
 __all__ = ["Pool", "RefusedError", "Reply", "Served"]
@@ -34,13 +37,17 @@ class RefusedError(Exception):
     Attributes:
         status: of HTTP.
         retry_after_s: when to come again, where that helps.
+        is_overload: whether too much is waiting, rather than too little there.
     """
 
-    def __init__(self, status: int, message: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, *, retry_after_s: float | None = None, is_overload: bool = False
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.retry_after_s = retry_after_s
+        self.is_overload = is_overload
 
 
 _STATUS = {"invalid": 400, "deadline": 504, "unavailable": 503, "internal": 500}
@@ -77,7 +84,6 @@ class _Pending:
 class _Worker:
     at: WorkerAt
     link: Link | None = None
-    hello: Hello | None = None
     pending: dict[int, _Pending] = field(default_factory=dict)
     rows: int = 0
 
@@ -104,6 +110,20 @@ class Served:
     hello: Hello
     generation: int
 
+    @property
+    def is_batched(self) -> bool:
+        """Whether everything that goes in and out has a batch dimension."""
+        return all(info.shape[:1] == [-1] for info in (*self.hello.inputs, *self.hello.outputs))
+
+    @cached_property
+    def signature(self) -> ModelSignature:
+        """What requests are checked against."""
+        inputs, outputs = (
+            tuple(TensorSpec(info.name, info.datatype, tuple(info.shape)) for info in infos)
+            for infos in (self.hello.inputs, self.hello.outputs)
+        )
+        return ModelSignature(self.hello.name, inputs, outputs, self.hello.max_batch)
+
 
 @dataclass(eq=False)
 class Pool:
@@ -125,7 +145,7 @@ class Pool:
     _listed: set[int] = field(default_factory=set)
     _queued_rows: int = 0
     _ids: Callable[[], int] = field(default_factory=lambda: itertools.count(1).__next__)
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _tasks: Tasks = field(default_factory=Tasks)
 
     def route(self, routing: Routing) -> None:
         """Take note of the workers there are now."""
@@ -148,6 +168,34 @@ class Pool:
     def is_ready(self, name: str) -> bool:
         """Whether a worker of the model's active generation is there."""
         return any(self._serves(worker, name, self._active.get(name, 0)) for worker in self._workers.values())
+
+    @property
+    def is_all_ready(self) -> bool:
+        """Whether every model is."""
+        return bool(self._names) and all(self.is_ready(name) for name in self._names)
+
+    def known(self, name: str) -> str:
+        """The name.
+
+        Raises:
+            RefusedError: there is no such model.
+        """
+        if not self.is_known(name):
+            raise RefusedError(404, f"there is no model {quoted(name)}")
+        return name
+
+    def served(self, name: str, version: str | None = None) -> Served:
+        """The model, which has to be of that version where one is given.
+
+        Raises:
+            RefusedError: there is none, it has not been heard of yet, or it has another version.
+        """
+        served = self.models.get(self.known(name))
+        if served is None:
+            raise RefusedError(503, f"the model {name!r} is not ready", retry_after_s=1.0)
+        if version not in (None, str(served.generation)):
+            raise RefusedError(404, f"the model {name!r} has no version {quoted(version or '')}")
+        return served
 
     @property
     def drained(self) -> dict[str, int] | None:
@@ -191,7 +239,7 @@ class Pool:
         """Refuse at the door what cannot be answered in time."""
         held = self._queued_rows + sum(worker.rows for worker in self._workers.values())
         if held + rows > self.held_rows:
-            raise RefusedError(503, "too many requests are waiting", retry_after_s=1.0)
+            raise RefusedError(503, "too many requests are waiting", retry_after_s=1.0, is_overload=True)
         serving = [worker for worker in self._workers.values() if self._serves(worker, name, generation)]
         if not serving:
             return
@@ -201,7 +249,9 @@ class Pool:
         batches, rest = divmod(ahead, max(hello.limit, 1))
         wait_ms = batches * curve.ms(hello.limit) + (curve.ms(rest) if rest else 0.0) + curve.ms(rows)
         if time.monotonic() + wait_ms / 1e3 > deadline_s:
-            raise RefusedError(503, "too much is waiting to answer in time", retry_after_s=max(1.0, wait_ms / 1e3))
+            raise RefusedError(
+                503, "too much is waiting to answer in time", retry_after_s=max(1.0, wait_ms / 1e3), is_overload=True
+            )
 
     def _serves(self, worker: _Worker, name: str, generation: int) -> bool:
         return worker.link is not None and (worker.at.name, worker.at.generation) == (name, generation)
@@ -234,7 +284,7 @@ class Pool:
 
     def _begin(self, at: WorkerAt) -> None:
         worker = self._workers[at.worker] = _Worker(at)
-        self._keep(asyncio.ensure_future(self._connect(worker)))
+        self._tasks.start(self._connect(worker))
 
     async def _connect(self, worker: _Worker) -> None:
         """Until it is there; the supervisor says when it is not to be expected any more."""
@@ -251,8 +301,8 @@ class Pool:
 
     def _on_frame(self, worker: _Worker, link: Link, frame: Frame) -> None:
         if frame.kind is Kind.HELLO:
-            worker.link, worker.hello = link, loads(frame.meta, Hello)
-            self._hellos[worker.at.name, worker.at.generation] = worker.hello
+            worker.link = link
+            self._hellos[worker.at.name, worker.at.generation] = loads(frame.meta, Hello)
             self._update()
             return
         pending = worker.give_back(frame.request)
@@ -312,7 +362,3 @@ class Pool:
                     worker.link.send(Frame(Kind.CANCEL, pending.request, pending.generation))
                 except LinkClosedError:
                     return
-
-    def _keep(self, task: asyncio.Task[None]) -> None:
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -11,13 +11,13 @@ from typing import Any
 from ranksmith.serve.frontend.pool import Pool, Served
 from ranksmith.serve.messages import TensorInfo
 
-__all__ = ["model_config", "repository_index"]
+__all__ = ["data_type", "model_config", "repository_index"]
 
 
 def model_config(served: Served) -> dict[str, Any]:
     """Triton's model configuration; where there is a batch dimension, `dims` leave it out."""
     hello = served.hello
-    is_batched = all(info.shape[:1] == [-1] for info in (*hello.inputs, *hello.outputs))
+    is_batched = served.is_batched
     return {
         "name": hello.name,
         "platform": "onnxruntime_onnx",
@@ -33,11 +33,16 @@ def _tensors(infos: Sequence[TensorInfo], is_batched: bool) -> list[dict[str, An
     return [
         {
             "name": info.name,
-            "data_type": f"TYPE_{'STRING' if info.datatype == 'BYTES' else info.datatype}",
+            "data_type": data_type(info),
             "dims": info.shape[1:] if is_batched else info.shape,
         }
         for info in infos
     ]
+
+
+def data_type(info: TensorInfo) -> str:
+    """Triton's name of a datatype."""
+    return "TYPE_STRING" if info.datatype == "BYTES" else f"TYPE_{info.datatype}"
 
 
 def repository_index(pool: Pool, *, only_ready: bool) -> list[dict[str, str]]:

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from ranksmith.serve.messages import TensorInfo
+
 __all__ = [
     "Dimension",
     "ErrorResponse",
@@ -25,7 +27,6 @@ __all__ = [
     "RequestedOutput",
     "RequestedOutputParameters",
     "ServerMetadata",
-    "TensorMetadata",
 ]
 
 Dimension = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -40,22 +41,14 @@ class ServerMetadata(Struct, frozen=True):
     extensions: list[str]
 
 
-class TensorMetadata(Struct, frozen=True):
-    """An input or output of a model; a dimension that may vary is -1."""
-
-    name: str
-    datatype: str
-    shape: list[int]
-
-
 class ModelMetadata(Struct, frozen=True):
     """The answer of `GET /v2/models/M`."""
 
     name: str
     versions: list[str]
     platform: str
-    inputs: list[TensorMetadata]
-    outputs: list[TensorMetadata]
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
 
 
 class InputParameters(Struct, frozen=True):

@@ -15,6 +15,7 @@ from ranksmith.serve.frames import Frame, Kind
 from ranksmith.serve.messages import Failure, Hello, WorkerAt, WorkerSpec, dumps, loads
 from ranksmith.serve.supervisor.children import Child, describe, gone
 from ranksmith.serve.supervisor.restarts import Restarts
+from ranksmith.serve.tasks import Tasks
 
 __all__ = ["Generation"]
 
@@ -52,7 +53,7 @@ class Generation:
     hello: Hello | None = None
     refused: str | None = None
     _places: list[_Place] = field(default_factory=list)
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _tasks: Tasks = field(default_factory=Tasks)
     _is_started: bool = False
     _ending: bool = False
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -140,15 +141,12 @@ class Generation:
             if not self._ending:
                 await self._start(place)
 
-        task = asyncio.ensure_future(start())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.start(start())
 
     async def end(self) -> None:
         """End the workers; they must not hold requests any more."""
         self._ending = True
-        for task in list(self._tasks):
-            task.cancel()
+        self._tasks.cancel()
         children = [place.child for place in self._places if place.child]
         for child in children:
             # The end of the socket is what a worker takes for the end.

@@ -40,11 +40,13 @@ from ranksmith.serve.messages import (
     dumps,
     loads,
 )
+from ranksmith.serve.ports import address_of, bound
 from ranksmith.serve.supervisor.children import Child, describe, gone
 from ranksmith.serve.supervisor.generation import Generation
 from ranksmith.serve.supervisor.restarts import Restarts
 from ranksmith.serve.supervisor.state import Active, State
 from ranksmith.serve.supervisor.swap import Swappable, bundle_spec, deploy, rollback
+from ranksmith.serve.tasks import Tasks
 
 __all__ = ["Options", "Served", "Supervisor"]
 
@@ -110,7 +112,7 @@ class Supervisor:
         self._fronts = [_Front(number) for number in range(options.frontends)]
         self._numbers = itertools.count(1)
         self._ending = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -195,8 +197,8 @@ class Supervisor:
 
     @property
     def _addresses(self) -> tuple[str, str]:
-        host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
-        return f"http://{host}:{self._ports[0]}", f"{host}:{self._ports[1]}"
+        http, grpc = (address_of(self._options.host, port) for port in self._ports)
+        return f"http://{http}", grpc
 
     async def _start_front(self, front: _Front) -> None:
         front.is_ready, front.started_s, front.drained = False, time.monotonic(), {}
@@ -249,9 +251,7 @@ class Supervisor:
             if not self._ending:
                 await start()
 
-        task = asyncio.ensure_future(wait())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.start(wait())
 
     async def _administer(self, request: AdminRequest) -> AdminReply:
         if isinstance(request, Deploy | Rollback):
@@ -281,7 +281,7 @@ class Supervisor:
             if isinstance(request, Deploy):
                 receipt = await deploy(model, request, self._generation)
             else:
-                receipt = await rollback(model, request, self._generation)
+                receipt = await rollback(model, self._generation)
         except RanksmithError as error:
             self._log.warning("swap refused", model=model.name, why=error.message)
             raise
@@ -334,10 +334,9 @@ class Supervisor:
     async def _end(self, *waiting: asyncio.Task[Any]) -> None:
         """Front ends first: the workers must live until the last admitted request is answered."""
         self._ending = True
-        tasks = [*self._tasks, *waiting]
-        for task in tasks:
+        for task in waiting:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.cancel(), *waiting, return_exceptions=True)
         fronts = [front.child for front in self._fronts if front.child]
         for child in fronts:
             child.terminate()
@@ -356,18 +355,11 @@ def _reserved(host: str, port: int, option: str) -> socket.socket:
     Raises:
         UsageError: it is taken, or not ours to take.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         # Another server of ours would share the port with us, and take half of the requests.
-        with socket.socket(family, socket.SOCK_STREAM) as alone:
-            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            alone.bind((host, port))
-        found = socket.socket(family, socket.SOCK_STREAM)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        found.bind((host, port))
+        bound(host, port, shared=False).close()
+        return bound(host, port)
     except OSError as error:
         raise UsageError(
             f"cannot listen on {host} port {port}: {error.strerror}", hint=f"choose another with {option}"
         ) from error
-    return found

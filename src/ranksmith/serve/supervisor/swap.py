@@ -23,7 +23,7 @@ import msgspec
 from ranksmith.bundle.verify import verify_files
 from ranksmith.errors import BundleError, ModelError, UsageError
 from ranksmith.results import Manifest
-from ranksmith.serve.messages import Deploy, Hello, Receipt, Rollback, TensorInfo, WorkerSpec
+from ranksmith.serve.messages import Deploy, Hello, Receipt, TensorInfo, WorkerSpec
 from ranksmith.serve.supervisor.generation import Generation
 
 __all__ = ["Swappable", "bundle_spec", "deploy", "rollback"]
@@ -106,7 +106,7 @@ async def deploy(model: Swappable, asked: Deploy, start: Start) -> Receipt:
     return _receipt("deploy", model, old, checks, load_s, began)
 
 
-async def rollback(model: Swappable, asked: Rollback, start: Start) -> Receipt:
+async def rollback(model: Swappable, start: Start) -> Receipt:
     """Go back to what was active before; at once where its workers still run.
 
     Raises:

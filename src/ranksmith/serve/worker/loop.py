@@ -22,6 +22,7 @@ from ranksmith.serve.batcher import Batcher, Entry
 from ranksmith.serve.frames import Frame, Kind, Tensor
 from ranksmith.serve.messages import Answer, Ask, Code, Failure, dumps, loads
 from ranksmith.serve.oip.datatypes import datatype_name
+from ranksmith.serve.tasks import Tasks
 from ranksmith.serve.transport import Link, LinkClosedError
 from ranksmith.serve.worker.images import row_of
 from ranksmith.serve.worker.model import Feeds, ServedModel
@@ -52,9 +53,8 @@ class WorkerLoop:
 
     model: ServedModel
     _waiting: dict[Hashable, _Request] = field(default_factory=dict)
-    _links: set[Link] = field(default_factory=set)
     _work: asyncio.Event = field(default_factory=asyncio.Event)
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _tasks: Tasks = field(default_factory=Tasks)
 
     def __post_init__(self) -> None:
         self._batcher = Batcher(self.model.curve, limit=self.model.limit)
@@ -63,12 +63,10 @@ class WorkerLoop:
 
     def on_link(self, link: Link) -> None:
         """A front end has come: it is told what is served here."""
-        self._links.add(link)
         link.send(Frame(Kind.HELLO, generation=self.model.spec.generation, meta=dumps(self.model.hello)))
 
     def on_lost(self, link: Link, error: Exception | None) -> None:
         """A front end has gone: nobody waits for its answers any more."""
-        self._links.discard(link)
         for key in [key for key, request in self._waiting.items() if request.link is link]:
             self._forget(key)
 
@@ -84,11 +82,7 @@ class WorkerLoop:
             if frame.kind is Kind.INFER:
                 self._add(link, frame, ask, self.model.feeds(frame.tensors))
             else:
-                self._keep(asyncio.ensure_future(self._decode(link, frame, ask)))
-
-    def _keep(self, task: asyncio.Task[None]) -> None:
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+                self._tasks.start(self._decode(link, frame, ask))
 
     async def _decode(self, link: Link, frame: Frame, ask: Ask) -> None:
         if self.model.preprocess is None:
