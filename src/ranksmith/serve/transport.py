@@ -76,17 +76,17 @@ class Link:
         """Whether `send` is in vain. `on_lost` may be still to come."""
         return self._closing or self._write_error is not None
 
-    def send(self, frame: Frame) -> None:
-        """Write a frame, or keep what the kernel does not take now. Never blocks.
+    def send(self, *frames: Frame) -> None:
+        """Write frames, or keep what the kernel does not take now. Never blocks.
 
         The tensors' data are not copied: leave them unchanged until they are written.
 
         Raises:
             LinkClosedError: the link is closed or the other end is gone.
-            FrameError: the frame cannot be encoded; the link is as it was.
+            FrameError: a frame cannot be encoded; the link is as it was.
         """
         self._raise_if_closed()
-        buffers = [memoryview(buffer) for buffer in encode(frame)]
+        buffers = [memoryview(buffer) for frame in frames for buffer in encode(frame)]
         waiting = bool(self._outgoing)
         self._outgoing.extend(buffers)
         self._outgoing_bytes += sum(buffer.nbytes for buffer in buffers)

@@ -10,6 +10,7 @@ from pathlib import Path
 import uvicorn
 
 from ranksmith.serve.frames import Frame, Kind
+from ranksmith.serve.frontend.connection import limited
 from ranksmith.serve.frontend.http import Limits, make_app
 from ranksmith.serve.frontend.pool import Pool
 from ranksmith.serve.messages import Hello, Routing, TensorInfo, WorkerAt, dumps
@@ -46,7 +47,9 @@ async def front_end(folder: Path) -> AsyncIterator[tuple[int, asyncio.Queue[Fram
     while not pool.is_ready("slow"):
         await asyncio.sleep(0)
     server = uvicorn.Server(
-        uvicorn.Config(make_app(pool, Limits()), port=0, lifespan="off", log_level="error", ws="none")
+        uvicorn.Config(
+            make_app(pool, Limits()), port=0, lifespan="off", log_level="error", ws="none", http=limited(Limits())
+        )
     )
     serving = asyncio.ensure_future(server.serve())
     while not server.started:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -14,7 +14,7 @@ from ranksmith.serve.frontend.limits import Limits
 from ranksmith.serve.frontend.pool import RefusedError
 from ranksmith.serve.oip.rest import InvalidRequestError
 
-__all__ = ["Bodies"]
+__all__ = ["Bodies", "image_in"]
 
 _FIELD = "image"
 _MOST_PARTS = 32
@@ -31,46 +31,36 @@ class Bodies:
     limits: Limits
     held_bytes: int = 0
 
-    @asynccontextmanager
-    async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """A request's body; it counts as held until the block is left.
+    @contextmanager
+    def held(self) -> Iterator[list[bytes]]:
+        """Where the parts of one body go; they count as held until the block is left."""
+        parts: list[bytes] = []
+        try:
+            yield parts
+        finally:
+            self.held_bytes -= sum(map(len, parts))
+
+    async def read(self, request: Request, parts: list[bytes]) -> bytes:
+        """A request's body.
+
+        Args:
+            parts: see `held`.
 
         Raises:
             RefusedError: it is too large, which is told before it is read where its length is known; it does not arrive
                 in time; or too much is held already.
+            ClientDisconnect: the client goes before it has sent it.
         """
         limit = self.limits.body_bytes
         declared = request.headers.get("content-length", "")
         if declared.isascii() and declared.isdigit() and int(declared) > limit:
             raise RefusedError(413, f"the body of {int(declared):,} bytes is over the limit of {limit:,}")
-        parts: list[bytes] = []
-        try:
-            await self._read_in_time(request, parts)
-            yield parts[0] if len(parts) == 1 else b"".join(parts)
-        finally:
-            self.held_bytes -= sum(map(len, parts))
-
-    @asynccontextmanager
-    async def image(self, request: Request) -> AsyncIterator[bytes]:
-        """The encoded image in a request: field `image` of a form, or else the body.
-
-        Raises:
-            RefusedError: see `body`.
-            InvalidRequestError: there is none, or the form is damaged.
-        """
-        async with self.body(request) as body:
-            is_form = request.headers.get("content-type", "").lower().startswith("multipart/")
-            encoded = await _file(request, body) if is_form else body
-            if not encoded:
-                raise InvalidRequestError(f"there is no image: send it as the body, or as multipart field {_FIELD!r}")
-            yield encoded
-
-    async def _read_in_time(self, request: Request, parts: list[bytes]) -> None:
         try:
             async with asyncio.timeout(self.limits.body_s):
                 await self._read(request, parts)
         except TimeoutError:
             raise RefusedError(408, f"the body did not arrive within {self.limits.body_s:g} s") from None
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _read(self, request: Request, parts: list[bytes]) -> None:
         size = 0
@@ -83,6 +73,19 @@ class Bodies:
             if part:
                 parts.append(part)
                 self.held_bytes += len(part)
+
+
+async def image_in(request: Request, body: bytes) -> bytes:
+    """The encoded image in a body: field `image` of a form, or else all of it.
+
+    Raises:
+        InvalidRequestError: there is none, or the form is damaged.
+    """
+    is_form = request.headers.get("content-type", "").lower().startswith("multipart/")
+    encoded = await _file(request, body) if is_form else body
+    if not encoded:
+        raise InvalidRequestError(f"there is no image: send it as the body, or as multipart field {_FIELD!r}")
+    return encoded
 
 
 async def _file(request: Request, body: bytes) -> bytes:

@@ -15,22 +15,31 @@ from http import HTTPStatus
 from typing import Any, ClassVar
 
 import msgspec
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ranksmith.serve.frontend.limits import Limits
 
-__all__ = ["Connection", "limited"]
+__all__ = ["Connection", "client_of", "limited"]
 
 _INT = struct.Struct("i")
+_EXTENSION = "ranksmith.client"
 
 
 class Connection(HttpToolsProtocol):
-    """One client's connection. Use `limited`."""
+    """One client's connection. Use `limited`.
+
+    Attributes:
+        waiting: is cancelled when the client goes.
+        is_lost: whether it has gone.
+    """
 
     limits: ClassVar[Limits] = Limits()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.waiting: asyncio.Task[Any] | None = None
+        self.is_lost = False
         self._in_head = True
         self._got_on = False
         self._pending_bytes = 0
@@ -50,6 +59,9 @@ class Connection(HttpToolsProtocol):
         if self._stall is not None:
             self._stall.cancel()
         super().connection_lost(exc)
+        self.is_lost = True
+        if self.waiting is not None:
+            self.waiting.cancel()
 
     def data_received(self, data: bytes) -> None:
         if self._patience is None:
@@ -60,6 +72,10 @@ class Connection(HttpToolsProtocol):
         self._pending_bytes = 0 if self._got_on else self._pending_bytes + len(data)
         if self._pending_bytes > self.limits.head_bytes and not self.transport.is_closing():
             self._too_long()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {_EXTENSION: self}  # type: ignore[dict-item]
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # Trailers come after the body, when nobody reads headers any more.
@@ -166,6 +182,12 @@ def _unsent(descriptor: int) -> int:
         return int(_INT.unpack(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(_INT.size)))[0])
     except OSError:
         return 0
+
+
+def client_of(scope: Scope) -> Connection:
+    """Whose request it is."""
+    client: Connection = scope["extensions"][_EXTENSION]
+    return client
 
 
 def limited(limits: Limits) -> type[Connection]:

@@ -11,6 +11,8 @@ import socket
 import sys
 from pathlib import Path
 
+import uvloop
+
 from ranksmith.errors import RanksmithError
 from ranksmith.serve import logs
 from ranksmith.serve.frames import Frame, Kind
@@ -35,13 +37,11 @@ async def _serve(spec: WorkerSpec, path: Path) -> int:
         control.send(Frame(Kind.FAILURE, meta=dumps(Failure(code="internal", message=error.message))))
         await control.drain()
         return 1
+    loop.start()
     server = await listen(path, on_link=loop.on_link, on_frame=loop.on_frame, on_lost=loop.on_lost)
     control.send(Frame(Kind.HELLO, generation=spec.generation, meta=dumps(loop.model.hello)))
-    running = asyncio.ensure_future(loop.run())
-    done, _ = await asyncio.wait([running, asyncio.ensure_future(over.wait())], return_when=asyncio.FIRST_COMPLETED)
+    await over.wait()
     server.close()
-    if running in done:
-        running.result()
     return 0
 
 
@@ -60,8 +60,8 @@ def main() -> None:
     known = loads(spec.encode(), WorkerSpec)
     logs.configure()
     begin(f"worker {known.name} generation {known.generation}", int(parent))
-    code = asyncio.run(_serve(known, Path(path)))
-    sys.exit(code)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        sys.exit(runner.run(_serve(known, Path(path))))
 
 
 if __name__ == "__main__":

@@ -1,31 +1,32 @@
 """The worker's loop: requests come in over links, wait in the batcher, run in the session, and go back.
 
-One thread runs the event loop, one the session, a few decode images while the session runs. The session takes what
-waits as soon as it is idle; while it runs, the next batch gathers.
+One thread runs the event loop, one the session, a few decode images while the session runs. The session is given what
+waits as soon as it is idle; what it has answered is sent while it runs the next batch.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
-import msgspec
 import numpy as np
 import structlog
 
-from ranksmith.errors import DataError, ModelError, RanksmithError
+from ranksmith.errors import DataError
 from ranksmith.serve.batcher import Batcher, Entry
-from ranksmith.serve.frames import Frame, Kind, Tensor
-from ranksmith.serve.messages import Answer, Ask, Code, Failure, dumps, loads
-from ranksmith.serve.oip.datatypes import datatype_name
+from ranksmith.serve.frames import Frame, Kind
+from ranksmith.serve.messages import Ask, Code, Failure, dumps, loads
 from ranksmith.serve.tasks import Tasks
 from ranksmith.serve.transport import Link, LinkClosedError
+from ranksmith.serve.worker.answers import answers
 from ranksmith.serve.worker.images import row_of
 from ranksmith.serve.worker.model import Feeds, ServedModel
+from ranksmith.serve.worker.request import Request
+from ranksmith.serve.worker.runner import Done, Runner
 
 __all__ = ["WorkerLoop"]
 
@@ -34,32 +35,24 @@ _log = structlog.get_logger("ranksmith.worker")
 
 
 @dataclass(eq=False)
-class _Request:
-    link: Link
-    frame: Frame
-    ask: Ask
-    feeds: Feeds
-    rows: int
-    arrived_s: float
-
-    @property
-    def is_image(self) -> bool:
-        return self.frame.kind is Kind.IMAGE
-
-
-@dataclass(eq=False)
 class WorkerLoop:
     """Everything that a worker holds while it serves."""
 
     model: ServedModel
-    _waiting: dict[Hashable, _Request] = field(default_factory=dict)
-    _work: asyncio.Event = field(default_factory=asyncio.Event)
+    _waiting: dict[Hashable, Request] = field(default_factory=dict)
     _tasks: Tasks = field(default_factory=Tasks)
+    _is_running: bool = False
+    _is_woken: bool = False
+    _alarm: asyncio.TimerHandle | None = None
 
     def __post_init__(self) -> None:
         self._batcher = Batcher(self.model.curve, limit=self.model.limit)
-        self._session = ThreadPoolExecutor(1, thread_name_prefix="session")
+        self._runner: Runner[list[Request], Feeds] = Runner(self._run, self._ran)
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
+
+    def start(self) -> None:
+        """From within the event loop."""
+        self._runner.start(asyncio.get_running_loop())
 
     def on_link(self, link: Link) -> None:
         """A front end has come: it is told what is served here."""
@@ -111,104 +104,67 @@ class WorkerLoop:
                 link, frame, "invalid", "the request has no rows" if rows < 1 else "the request is waiting already"
             )
             return
-        # Rows run together where all but the first dimension agrees.
-        group = tuple((name, array.dtype.str, array.shape[1:]) for name, array in sorted(feeds.items()))
-        self._waiting[key] = _Request(link, frame, ask, feeds, rows, now)
-        self._batcher.add(
-            Entry(
-                key,
-                rows,
-                group,
-                now,
-                frame.deadline_s or None,
-                alone=ask.alone or not self.model.is_batchable,
-            )
-        )
-        self._work.set()
+        self._waiting[key] = Request(link, frame, ask, feeds, rows, now)
+        alone = ask.alone or not self.model.is_batchable
+        self._batcher.add(Entry(key, rows, _group(feeds), now, frame.deadline_s or None, alone=alone))
+        self._wake()
 
     def _forget(self, key: Hashable) -> None:
         if self._waiting.pop(key, None) is not None:
             self._batcher.cancel(key)
 
-    async def run(self) -> None:
-        """Serve until cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._sleep()
-            now = time.monotonic()
-            for entry in self._batcher.expired(now):
-                late = self._waiting.pop(entry.key)
-                self._fail(late.link, late.frame, "deadline", "the deadline passed before the request could be run")
-            batch = [self._waiting.pop(entry.key) for entry in self._batcher.take(now)]
-            if batch:
-                await loop.run_in_executor(self._session, self._compute, batch, loop)
+    def _wake(self) -> None:
+        """Look at the queue once what has arrived with this has joined it."""
+        if not self._is_running and not self._is_woken:
+            self._is_woken = True
+            asyncio.get_running_loop().call_soon(self._look)
 
-    async def _sleep(self) -> None:
-        """Until there may be something to run."""
-        if len(self._batcher):
-            wake = self._batcher.wake_s(time.monotonic())
-            timeout = 0.0 if wake is None else max(0.0, wake - time.monotonic())
-            if timeout == 0.0:
-                # Let what has arrived on the links join the batch.
-                await asyncio.sleep(0)
-                return
+    def _look(self) -> None:
+        """Give the session what waits, if it is idle and waiting longer does not pay."""
+        self._is_woken = False
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._is_running:
+            return
+        now = time.monotonic()
+        for entry in self._batcher.expired(now):
+            late = self._waiting.pop(entry.key)
+            self._fail(late.link, late.frame, "deadline", "the deadline passed before the request could be run")
+        batch = [self._waiting.pop(entry.key) for entry in self._batcher.take(now)]
+        if batch:
+            self._is_running = True
+            self._runner.give(batch)
+        elif (wake_s := self._batcher.wake_s(now)) is not None:
+            self._alarm = asyncio.get_running_loop().call_later(max(0.0, wake_s - now), self._look)
+
+    def _run(self, batch: list[Request]) -> Feeds:
+        """In the session's thread."""
+        wanted = [] if any(not each.ask.outputs for each in batch) else [each.ask.outputs for each in batch]
+        names = list(dict.fromkeys(name for outputs in wanted for name in outputs))
+        feeds = batch[0].feeds if len(batch) == 1 else _joined([request.feeds for request in batch])
+        return self.model.run(feeds, names)
+
+    def _ran(self, done: Done[list[Request], Feeds]) -> None:
+        self._is_running = False
+        if isinstance(done.result, Exception):
+            self._failed(done.batch, done.result)
         else:
-            timeout = None
-        self._work.clear()
-        try:
-            await asyncio.wait_for(self._work.wait(), timeout)
-        except TimeoutError:
-            return
+            self._batcher.observe(sum(request.rows for request in done.batch), done.took_ms)
+        # The session first: while it runs, there is time for answers.
+        self._look()
+        if not isinstance(done.result, Exception):
+            self._send(done.batch, answers(self.model, done.batch, done.result, done.started_s, done.took_ms))
 
-    def _compute(self, batch: list[_Request], loop: asyncio.AbstractEventLoop) -> None:
-        """Run one batch, in the session's thread, and hand every request its rows."""
-        start = time.monotonic()
-        names = list(dict.fromkeys(name for request in batch for name in request.ask.outputs))
-        if any(not request.ask.outputs for request in batch):
-            names = []
-        try:
-            feeds = batch[0].feeds if len(batch) == 1 else _joined([request.feeds for request in batch])
-            outputs = self.model.run(feeds, names)
-        except ModelError as error:
-            loop.call_soon_threadsafe(self._failed, batch, error)
-            return
-        compute_ms = 1e3 * (time.monotonic() - start)
-        frames = self._answers(batch, outputs, start, compute_ms)
-        loop.call_soon_threadsafe(self._send, list(zip(batch, frames, strict=True)), compute_ms)
+    def _send(self, batch: list[Request], frames: list[Frame]) -> None:
+        by_link: defaultdict[Link, list[Frame]] = defaultdict(list)
+        for request, frame in zip(batch, frames, strict=True):
+            by_link[request.link].append(frame)
+        for link, own in by_link.items():
+            _tell(link, *own)
 
-    def _answers(self, batch: list[_Request], outputs: dict[str, Any], start: float, compute_ms: float) -> list[Frame]:
-        frames = []
-        first = 0
-        rows = sum(request.rows for request in batch)
-        for request in batch:
-            part = slice(first, first + request.rows) if self.model.is_batchable else slice(None)
-            first += request.rows
-            own = {name: array[part] for name, array in outputs.items() if name in (request.ask.outputs or outputs)}
-            answer = Answer(queue_ms=1e3 * (start - request.arrived_s), compute_ms=compute_ms, rows=rows)
-            tensors: tuple[Tensor, ...] = ()
-            if request.is_image:
-                logits = outputs[self.model.session.outputs[0].name][part]
-                predictions = self.model.predictions(logits[0], request.ask.top_k)
-                answer = msgspec.structs.replace(answer, predictions=predictions)
-            else:
-                tensors = tuple(_tensor(name, array) for name, array in own.items())
-            frames.append(
-                Frame(
-                    Kind.RESULT,
-                    request.frame.request,
-                    self.model.spec.generation,
-                    meta=dumps(answer),
-                    tensors=tensors,
-                )
-            )
-        return frames
-
-    def _send(self, answers: list[tuple[_Request, Frame]], compute_ms: float) -> None:
-        self._batcher.observe(sum(request.rows for request, _ in answers), compute_ms)
-        for request, frame in answers:
-            _tell(request.link, frame)
-
-    def _failed(self, batch: list[_Request], error: RanksmithError) -> None:
+    def _failed(self, batch: list[Request], error: Exception) -> None:
+        _log.error("a batch could not be run", error=str(error), rows=sum(request.rows for request in batch))
         for request in batch:
             self._fail(request.link, request.frame, "internal", "the model could not be run on this request")
 
@@ -217,18 +173,18 @@ class WorkerLoop:
         _tell(link, Frame(Kind.FAILURE, frame.request, self.model.spec.generation, meta=failure))
 
 
-def _tell(link: Link, frame: Frame) -> None:
+def _tell(link: Link, *frames: Frame) -> None:
     try:
-        link.send(frame)
+        link.send(*frames)
     except LinkClosedError:
         # Who asked has gone; `on_lost` forgets the rest.
         return
 
 
+def _group(feeds: Feeds) -> Hashable:
+    """Rows run together where all but the first dimension agrees."""
+    return tuple((name, array.dtype.str, array.shape[1:]) for name, array in sorted(feeds.items()))
+
+
 def _joined(feeds: list[Feeds]) -> Feeds:
     return {name: np.concatenate([each[name] for each in feeds]) for name in feeds[0]}
-
-
-def _tensor(name: str, array: Any) -> Tensor:
-    whole = np.ascontiguousarray(array)
-    return Tensor(name, datatype_name(whole.dtype), whole.shape, whole.reshape(-1).view(np.uint8).data)

@@ -1,0 +1,59 @@
+"""`POST /v2/models/M/infer`: tensors in, tensors out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ranksmith.serve.frames import Kind
+from ranksmith.serve.frontend.asking import Asking
+from ranksmith.serve.frontend.bodies import Bodies
+from ranksmith.serve.frontend.pool import Reply, Served
+from ranksmith.serve.messages import Ask
+from ranksmith.serve.oip.rest import HEADER_LENGTH, Asked, decode, encode, parse_header_length
+
+__all__ = ["Infer", "ask_of", "rendered"]
+
+_HEADER_LENGTH = HEADER_LENGTH.lower()
+_BINARY, _JSON = "application/octet-stream", "application/json"
+
+
+def ask_of(asked: Asked) -> Ask:
+    """What the worker is asked beside the tensors."""
+    return Ask(outputs=[output.name for output in asked.outputs])
+
+
+def rendered(served: Served, asked: Asked, reply: Reply) -> tuple[dict[str, str], bytes]:
+    """Headers and body of the answer."""
+    parts, header = encode(served.hello.name, str(reply.generation), asked.id, reply.tensors, asked)
+    content = b"".join(parts)
+    if header is None:
+        return {"content-type": _JSON}, content
+    return {"content-type": _BINARY, _HEADER_LENGTH: str(header)}, content
+
+
+@dataclass(frozen=True, eq=False)
+class Infer:
+    """Any such request; `direct` takes the most frequent ones before they get here."""
+
+    asking: Asking
+    bodies: Bodies
+
+    async def infer(self, request: Request) -> Response:
+        served = self.asking.pool.served(request.path_params["model"], request.path_params.get("version"))
+        with self.bodies.held() as parts:
+            body = await self.bodies.read(request, parts)
+            asked = decode(body, parse_header_length(request.headers.get(HEADER_LENGTH)), served.signature)
+            reply = await self.asking.reply(
+                request.scope,
+                served,
+                Kind.INFER,
+                asked.tensors,
+                ask_of(asked),
+                rows=asked.rows,
+                timeout=asked.parameters.get("timeout"),
+            )
+        headers, content = rendered(served, asked, reply)
+        return Response(content, headers=headers)
