@@ -10,8 +10,8 @@ from pathlib import Path
 import uvicorn
 
 from ranksmith.serve.frames import Frame, Kind
-from ranksmith.serve.frontend.connection import limited
-from ranksmith.serve.frontend.http import Limits, make_app
+from ranksmith.serve.frontend.http import make_http
+from ranksmith.serve.frontend.limits import Limits
 from ranksmith.serve.frontend.pool import Pool
 from ranksmith.serve.messages import Hello, Routing, TensorInfo, WorkerAt, dumps
 from ranksmith.serve.transport import Link, listen
@@ -46,11 +46,8 @@ async def front_end(folder: Path) -> AsyncIterator[tuple[int, asyncio.Queue[Fram
     pool.route(Routing(workers=[WorkerAt(worker=1, name="slow", generation=1, path=str(path))], active={"slow": 1}))
     while not pool.is_ready("slow"):
         await asyncio.sleep(0)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            make_app(pool, Limits()), port=0, lifespan="off", log_level="error", ws="none", http=limited(Limits())
-        )
-    )
+    app, http = make_http(pool, Limits())
+    server = uvicorn.Server(uvicorn.Config(app, http=http, port=0, lifespan="off", log_level="error", ws="none"))
     serving = asyncio.ensure_future(server.serve())
     while not server.started:
         await asyncio.sleep(0)

@@ -20,8 +20,8 @@ import pytest
 import structlog
 import uvicorn
 
-from ranksmith.serve.frontend.connection import limited
-from ranksmith.serve.frontend.http import Limits, make_app
+from ranksmith.serve.frontend.http import make_http
+from ranksmith.serve.frontend.limits import Limits
 from ranksmith.serve.frontend.pool import Pool, Reply, Served
 from ranksmith.serve.messages import Answer, Hello, Prediction, TensorInfo
 
@@ -43,12 +43,14 @@ class Echo(Pool):
 
     fails = False
 
-    async def submit(self, name: str, kind: Any, tensors: Any, *arguments: Any, **options: Any) -> Reply:
+    def submit(self, name: str, kind: Any, tensors: Any, *arguments: Any, **options: Any) -> asyncio.Future[Reply]:
         if self.fails:
             raise ZeroDivisionError("the secret is /srv/secret.py")
         label = "x" * len(tensors[0].data)
         predictions = [Prediction(label=label, index=0, probability=1.0)]
-        return Reply(1, Answer(queue_ms=1.0, compute_ms=2.0, rows=1, predictions=predictions), ())
+        reply = asyncio.get_running_loop().create_future()
+        reply.set_result(Reply(1, Answer(queue_ms=1.0, compute_ms=2.0, rows=1, predictions=predictions), ()))
+        return reply
 
 
 @dataclass(eq=False)
@@ -104,9 +106,8 @@ def front(limits: Limits) -> Iterator[Front]:
     )
     pool.models["m"] = Served(hello, 1)
     pool._names.add("m")
-    config = uvicorn.Config(
-        make_app(pool, limits), http=limited(limits), ws="none", lifespan="off", log_config=None, access_log=False
-    )
+    app, http = make_http(pool, limits)
+    config = uvicorn.Config(app, http=http, ws="none", lifespan="off", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         started = threading.Event()

@@ -17,9 +17,9 @@ import uvloop
 
 from ranksmith.serve import logs
 from ranksmith.serve.frames import Frame, Kind
-from ranksmith.serve.frontend.connection import limited
 from ranksmith.serve.frontend.grpc import GrpcServer, start_grpc
-from ranksmith.serve.frontend.http import Limits, make_app
+from ranksmith.serve.frontend.http import make_http
+from ranksmith.serve.frontend.limits import Limits
 from ranksmith.serve.frontend.pool import Pool
 from ranksmith.serve.frontend.statistics import Statistics
 from ranksmith.serve.messages import Drained, Routing, dumps, loads
@@ -86,9 +86,10 @@ async def _tell_drained(pool: Pool, control: Link) -> None:
 
 async def _serve(host: str, http_port: int, grpc_port: int) -> None:
     pool, limits, statistics = Pool(), Limits(), Statistics()
+    app, http = make_http(pool, limits, statistics)
     config = uvicorn.Config(
-        make_app(pool, limits, statistics),
-        http=limited(limits),
+        app,
+        http=http,
         ws="none",
         lifespan="off",
         access_log=False,

@@ -16,7 +16,7 @@ from ranksmith.serve.frontend.pool import RefusedError
 from ranksmith.serve.oip.rest import InvalidRequestError
 from ranksmith.serve.oip.schema import ErrorResponse
 
-__all__ = ["as_json", "error_handlers"]
+__all__ = ["as_json", "error_handlers", "refusal"]
 
 _BODY_NOT_READ = (408, 413)
 
@@ -63,8 +63,7 @@ def error_handlers(limits: Limits) -> dict[Any, ExceptionHandler]:
             last = _Last(msgspec.json.encode(ErrorResponse(error.message)), error.status)
             last.linger_s = limits.linger_s
             return last
-        headers = None if error.retry_after_s is None else {"Retry-After": str(max(1, round(error.retry_after_s)))}
-        return as_json(ErrorResponse(error.message), error.status, headers)
+        return refusal(error)
 
     return {
         RefusedError: refused,
@@ -74,9 +73,16 @@ def error_handlers(limits: Limits) -> dict[Any, ExceptionHandler]:
     }
 
 
+def refusal(error: RefusedError | InvalidRequestError) -> Response:
+    """What a client is told of a request that is not answered, once its body has been read."""
+    after_s = error.retry_after_s if isinstance(error, RefusedError) else None
+    headers = None if after_s is None else {"Retry-After": str(max(1, round(after_s)))}
+    return as_json(ErrorResponse(error.message), error.status, headers)
+
+
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, InvalidRequestError)
-    return as_json(ErrorResponse(error.message), error.status)
+    return refusal(error)
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

@@ -50,18 +50,16 @@ class Asking:
             ClientDisconnect: nobody waits for the answer any more.
         """
         name = served.hello.name
-        deadline_s = self._deadline_s(timeout)
-        answering = self.statistics.counted(
-            name,
-            served.generation,
-            rows,
-            self.pool.submit(name, kind, tensors, ask, rows=rows, deadline_s=deadline_s),
-        )
+        deadline_s = self.deadline_s(timeout)
+
+        def submit() -> asyncio.Future[Reply]:
+            return self.pool.submit(name, kind, tensors, ask, rows=rows, deadline_s=deadline_s)
+
         # Not a second task that waits for `http.disconnect`: that would double what a request costs asyncio.
         client = client_of(scope)
         client.waiting = asyncio.current_task()
         try:
-            return await answering
+            return await self.statistics.counted(name, served.generation, rows, submit)
         except asyncio.CancelledError:
             if client.is_lost:
                 raise ClientDisconnect from None
@@ -69,8 +67,12 @@ class Asking:
         finally:
             client.waiting = None
 
-    def _deadline_s(self, timeout: object) -> float:
-        """On CLOCK_MONOTONIC."""
+    def deadline_s(self, timeout: object) -> float:
+        """On CLOCK_MONOTONIC, of a request with this parameter `timeout`.
+
+        Raises:
+            InvalidRequestError: it is no number of microseconds.
+        """
         seconds = self.limits.deadline_s
         if timeout is not None:
             if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout < 2**64:

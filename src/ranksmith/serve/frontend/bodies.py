@@ -40,6 +40,16 @@ class Bodies:
         finally:
             self.held_bytes -= sum(map(len, parts))
 
+    def reserve(self, size: int) -> bool:
+        """Count a body as held that is read elsewhere, if there is room for it; to be released."""
+        if size > self.limits.body_bytes or self.held_bytes + size > self.limits.bodies_bytes:
+            return False
+        self.held_bytes += size
+        return True
+
+    def release(self, size: int) -> None:
+        self.held_bytes -= size
+
     async def read(self, request: Request, parts: list[bytes]) -> bytes:
         """A request's body.
 

@@ -20,14 +20,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ranksmith.serve.frontend.limits import Limits
 
-__all__ = ["Connection", "client_of", "limited"]
+__all__ = ["Connection", "client_of"]
 
 _INT = struct.Struct("i")
 _EXTENSION = "ranksmith.client"
 
 
 class Connection(HttpToolsProtocol):
-    """One client's connection. Use `limited`.
+    """One client's connection; of a class made for the limits.
 
     Attributes:
         waiting: is cancelled when the client goes.
@@ -99,8 +99,8 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._answers += 1
-        if self._stall is None and not self._is_over:
-            self._watch_reader()
+        if not self._is_over:
+            self.watch_reader()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "the request is not HTTP/1.1")
@@ -156,7 +156,10 @@ class Connection(HttpToolsProtocol):
             )
         self.transport.close()
 
-    def _watch_reader(self) -> None:
+    def watch_reader(self) -> None:
+        """Give up on a client that reads nothing of its answer for too long."""
+        if self._stall is not None:
+            return
         before = (self._answers, self._unread_bytes)
 
         def look() -> None:
@@ -166,7 +169,7 @@ class Connection(HttpToolsProtocol):
             if (self._answers, self._unread_bytes) == before:
                 self.transport.abort()
             else:
-                self._watch_reader()
+                self.watch_reader()
 
         self._stall = self.loop.call_later(self.limits.stalled_s, look)
 
@@ -188,8 +191,3 @@ def client_of(scope: Scope) -> Connection:
     """Whose request it is."""
     client: Connection = scope["extensions"][_EXTENSION]
     return client
-
-
-def limited(limits: Limits) -> type[Connection]:
-    """For `uvicorn.Config(http=...)`."""
-    return type("LimitedConnection", (Connection,), {"limits": limits})

@@ -198,8 +198,11 @@ class _Inference:
         self, served: Served, kind: Kind, tensors: tuple[Tensor, ...], ask: Ask, rows: int, deadline_s: float
     ) -> Reply:
         name = served.hello.name
-        answering = self.pool.submit(name, kind, tensors, ask, rows=rows, deadline_s=deadline_s)
-        return await self.statistics.counted(name, served.generation, rows, answering)
+
+        def submit() -> asyncio.Future[Reply]:
+            return self.pool.submit(name, kind, tensors, ask, rows=rows, deadline_s=deadline_s)
+
+        return await self.statistics.counted(name, served.generation, rows, submit)
 
     def _served(self, name: str, version: str) -> Served:
         return self.pool.served(name, version or None)

@@ -19,18 +19,21 @@ from ranksmith._version import __version__
 from ranksmith.serve.frontend.answers import as_json, error_handlers
 from ranksmith.serve.frontend.asking import Asking
 from ranksmith.serve.frontend.bodies import Bodies
+from ranksmith.serve.frontend.connection import Connection
+from ranksmith.serve.frontend.exchange import Direct
 from ranksmith.serve.frontend.guard import Guard
 from ranksmith.serve.frontend.infer import Infer
 from ranksmith.serve.frontend.limits import Limits
 from ranksmith.serve.frontend.metrics import CONTENT_TYPE
 from ranksmith.serve.frontend.pool import Pool, Served
 from ranksmith.serve.frontend.predict import Predict
+from ranksmith.serve.frontend.shortcut import ShortConnection
 from ranksmith.serve.frontend.statistics import Statistics
 from ranksmith.serve.frontend.triton import model_config, repository_index
 from ranksmith.serve.oip.rest import InvalidRequestError
 from ranksmith.serve.oip.schema import ModelMetadata, ServerMetadata
 
-__all__ = ["Limits", "make_app"]
+__all__ = ["make_http"]
 
 _EXTENSIONS = ["binary_tensor_data", "model_configuration", "statistics"]
 
@@ -96,8 +99,8 @@ class _Handlers:
         return self.pool.served(request.path_params["model"], request.path_params.get("version"))
 
 
-def make_app(pool: Pool, limits: Limits, statistics: Statistics | None = None) -> Starlette:
-    """The application of one front end.
+def make_http(pool: Pool, limits: Limits, statistics: Statistics | None = None) -> tuple[Starlette, type[Connection]]:
+    """The application of one front end and the kind of its connections: uvicorn's `app` and `http`.
 
     Args:
         statistics: to count in; None: its own.
@@ -112,7 +115,8 @@ def make_app(pool: Pool, limits: Limits, statistics: Statistics | None = None) -
     )
     # A redirect would repeat the client's Host header as an address of ours.
     app.router.redirect_slashes = False
-    return app
+    made = {"limits": limits, "direct": Direct(asking, bodies)}
+    return app, type("FrontEndConnection", (ShortConnection,), made)
 
 
 def _routes(handlers: _Handlers, inferring: Infer, predicting: Predict) -> list[Route]:

@@ -209,16 +209,18 @@ class Pool:
     def names(self) -> list[str]:
         return sorted(self._names)
 
-    async def submit(
+    def submit(
         self, name: str, kind: Kind, tensors: tuple[Tensor, ...], ask: Ask, *, rows: int, deadline_s: float
-    ) -> Reply:
-        """The answer to a request, from whichever worker lives to give it.
+    ) -> asyncio.Future[Reply]:
+        """The answer to come, from whichever worker lives to give it; a `RefusedError` if none does in time.
+
+        Cancelling it frees the request's rows before they are computed.
 
         Args:
             deadline_s: on CLOCK_MONOTONIC.
 
         Raises:
-            RefusedError: it cannot be answered in time, or not at all.
+            RefusedError: that it cannot be answered in time is known already.
         """
         generation = self._active[name]
         self._admit(name, generation, rows, deadline_s)
@@ -227,13 +229,15 @@ class Pool:
         self._queues.setdefault((name, generation), deque()).append(pending)
         self._queued_rows += rows
         self._dispatch(name, generation)
-        late = loop.call_at(loop.time() + max(0.0, deadline_s - time.monotonic()), self._expire, name, pending)
-        try:
-            return await pending.future
-        finally:
+        late = loop.call_later(max(0.0, deadline_s - time.monotonic()), self._expire, name, pending)
+
+        def over(future: asyncio.Future[Reply]) -> None:
             late.cancel()
-            if pending.future.cancelled():
+            if future.cancelled():
                 self._abandon(name, pending)
+
+        pending.future.add_done_callback(over)
+        return pending.future
 
     def _admit(self, name: str, generation: int, rows: int, deadline_s: float) -> None:
         """Refuse at the door what cannot be answered in time."""

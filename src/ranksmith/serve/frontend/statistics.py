@@ -6,14 +6,14 @@ Every front end counts for itself: with several of them, each tells of its own s
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from ranksmith.serve.frontend.metrics import Metrics
 from ranksmith.serve.frontend.pool import RefusedError, Reply
 
-__all__ = ["Counts", "Statistics", "Total"]
+__all__ = ["Counting", "Counts", "Statistics", "Total"]
 
 
 @dataclass(eq=False)
@@ -85,31 +85,54 @@ class Statistics:
     def of(self, name: str, generation: int) -> Counts:
         return self._counts.setdefault((name, generation), Counts())
 
-    async def counted(self, name: str, generation: int, rows: int, answering: Awaitable[Reply]) -> Reply:
+    def begin(self, name: str, generation: int, rows: int) -> Counting:
+        """Count a request, which goes to this generation if it fails."""
+        self.metrics.begun()
+        return Counting(self, name, generation, rows, time.perf_counter_ns())
+
+    async def counted(self, name: str, generation: int, rows: int, submit: Callable[[], Awaitable[Reply]]) -> Reply:
         """The reply; counted.
 
-        Args:
-            generation: that a request counts for if it fails.
-
         Raises:
-            RefusedError: as `answering` does; that is counted too.
+            RefusedError: as `submit` does, or what it returns; that is counted too.
         """
-        start = time.perf_counter_ns()
-        self.metrics.begun()
+        counting = self.begin(name, generation, rows)
         try:
-            reply = await answering
+            reply = await submit()
         except RefusedError as error:
-            self.of(name, generation).fail.add(time.perf_counter_ns() - start)
-            self.metrics.failed(name, generation, error.status)
+            counting.failed(error)
             raise
         finally:
-            self.metrics.ended()
-        self.metrics.answered(name, rows, reply, 1e-9 * (time.perf_counter_ns() - start))
-        counts = self.of(name, reply.generation)
-        counts.success.add(time.perf_counter_ns() - start)
+            counting.ended()
+        counting.answered(reply)
+        return reply
+
+
+@dataclass(slots=True)
+class Counting:
+    """One request that is being answered."""
+
+    statistics: Statistics
+    name: str
+    generation: int
+    rows: int
+    start_ns: int
+
+    def answered(self, reply: Reply) -> None:
+        took_ns = time.perf_counter_ns() - self.start_ns
+        self.statistics.metrics.answered(self.name, self.rows, reply, 1e-9 * took_ns)
+        counts = self.statistics.of(self.name, reply.generation)
+        counts.success.add(took_ns)
         counts.queue.add(1e6 * reply.answer.queue_ms)
         counts.compute.add(1e6 * reply.answer.compute_ms)
-        counts.rows += rows
-        counts.batches += rows / max(rows, reply.answer.rows)
+        counts.rows += self.rows
+        counts.batches += self.rows / max(self.rows, reply.answer.rows)
         counts.last_s = time.time()
-        return reply
+
+    def failed(self, error: RefusedError) -> None:
+        self.statistics.of(self.name, self.generation).fail.add(time.perf_counter_ns() - self.start_ns)
+        self.statistics.metrics.failed(self.name, self.generation, error.status)
+
+    def ended(self) -> None:
+        """It is not being answered any more, however it ended."""
+        self.statistics.metrics.ended()

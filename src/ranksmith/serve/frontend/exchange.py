@@ -1,0 +1,100 @@
+"""The short way: a request to infer whose head is known, from a connection's bytes to a worker and back.
+
+Most requests of a busy server take it. There is no task, no ASGI and no Starlette in it, which together cost more than
+all that has to be done. What is out of the ordinary before a request is admitted is left to the long way, which has the
+words for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+from starlette.responses import Response
+
+from ranksmith.serve.frames import Kind
+from ranksmith.serve.frontend.answers import as_json, refusal
+from ranksmith.serve.frontend.asking import Asking
+from ranksmith.serve.frontend.bodies import Bodies
+from ranksmith.serve.frontend.heads import Head, Heads
+from ranksmith.serve.frontend.infer import ask_of, rendered
+from ranksmith.serve.frontend.pool import RefusedError, Reply, Served
+from ranksmith.serve.frontend.statistics import Counting
+from ranksmith.serve.oip.rest import Asked, InvalidRequestError, decode
+
+__all__ = ["Direct", "Exchange"]
+
+_log = structlog.get_logger("ranksmith.frontend")
+
+
+@dataclass(frozen=True, eq=False)
+class Direct:
+    """What all requests on the short way share."""
+
+    asking: Asking
+    bodies: Bodies
+    heads: Heads = field(default_factory=Heads)
+
+    def ask(self, head: Head, data: bytes, respond: Callable[[Response], None]) -> Exchange | None:
+        """Begin to answer the request in `data`, head and body; None: it has to take the long way.
+
+        Args:
+            respond: is called once, unless the exchange is cancelled before; not before this has returned.
+        """
+        pool, statistics = self.asking.pool, self.asking.statistics
+        try:
+            served = pool.served(head.model, head.version)
+            asked = decode(memoryview(data)[head.size :], head.json_bytes, served.signature)
+            deadline_s = self.asking.deadline_s(asked.parameters.get("timeout"))
+        except (InvalidRequestError, RefusedError):
+            return None
+        name = served.hello.name
+        counting = statistics.begin(name, served.generation, asked.rows)
+        try:
+            future = pool.submit(name, Kind.INFER, asked.tensors, ask_of(asked), rows=asked.rows, deadline_s=deadline_s)
+        except RefusedError as error:
+            future = asyncio.get_running_loop().create_future()
+            future.set_exception(error)
+        exchange = Exchange(served, asked, counting, future, respond)
+        future.add_done_callback(exchange.over)
+        return exchange
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Exchange:
+    """One request on the short way, until it is answered."""
+
+    served: Served
+    asked: Asked
+    counting: Counting
+    future: asyncio.Future[Reply]
+    respond: Callable[[Response], None]
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more."""
+        self.future.cancel()
+
+    def over(self, future: asyncio.Future[Reply]) -> None:
+        self.counting.ended()
+        if future.cancelled():
+            return
+        try:
+            response = self._response(future)
+        except (RefusedError, InvalidRequestError) as error:
+            response = refusal(error)
+        except Exception as error:
+            _log.error("a bug", path="infer", exc_info=error)
+            response = as_json({"error": "a bug of ours"}, 500)
+        self.respond(response)
+
+    def _response(self, future: asyncio.Future[Reply]) -> Response:
+        try:
+            reply = future.result()
+        except RefusedError as error:
+            self.counting.failed(error)
+            raise
+        self.counting.answered(reply)
+        headers, content = rendered(self.served, self.asked, reply)
+        return Response(content, headers=headers)

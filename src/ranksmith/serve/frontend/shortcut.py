@@ -1,0 +1,170 @@
+"""A connection whose requests to infer take the short way where they can: see `exchange`.
+
+What was not answered that way is given to uvicorn's protocol from its first byte on, as if nothing had been tried.
+"""
+
+from __future__ import annotations
+
+import secrets
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+from starlette.responses import Response
+
+from ranksmith.serve.frontend.connection import Connection
+from ranksmith.serve.frontend.exchange import Direct, Exchange
+from ranksmith.serve.frontend.heads import Head
+
+__all__ = ["ShortConnection"]
+
+_GATHER_S = 1.0
+_RANDOM_BYTES = 8
+
+
+class _Gathered:
+    """A request that arrives in pieces."""
+
+    def __init__(self, head: Head) -> None:
+        self.head = head
+        self.missing_bytes = head.size + head.body_bytes
+        self._pieces: list[bytes] = []
+
+    def add(self, data: bytes) -> None:
+        self._pieces.append(data)
+        self.missing_bytes -= len(data)
+
+    @property
+    def data(self) -> bytes:
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+
+
+class ShortConnection(Connection):
+    """One client's connection; of a class made for the limits and for what is served."""
+
+    direct: ClassVar[Direct]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._gathered: _Gathered | None = None
+        self._exchange: Exchange | None = None
+        self._reserved_bytes = 0
+        self._is_between = True
+        self._is_last = False
+        self._unparsed: bytes | None = None
+        self._early: list[bytes] = []
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._release()
+        if self._exchange is not None:
+            self._exchange.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        if self._exchange is not None:
+            # The next request of a pipeline: answers go out in order.
+            self._early.append(data)
+            self.transport.pause_reading()
+        elif self._gathered is not None:
+            self._gather(self._gathered, data)
+        elif (head := self._known_head(data)) is not None:
+            self._unset_keepalive_if_required()
+            self._gathered = _Gathered(head)
+            self._gather(self._gathered, data)
+        else:
+            self._take_long_way(data)
+
+    def on_message_begin(self) -> None:
+        self._is_between = False
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if self._unparsed is not None:
+            scope = self.scope
+            self.direct.heads.learn(self._unparsed, scope["path"], scope["http_version"], scope["headers"])
+            self._unparsed = None
+
+    def on_message_complete(self) -> None:
+        self._is_between = True
+        super().on_message_complete()
+
+    def shutdown(self) -> None:
+        if self._exchange is not None:
+            self._is_last = True
+            return
+        if self._gathered is not None:
+            self._give_up()
+        super().shutdown()
+
+    def _known_head(self, data: bytes) -> Head | None:
+        """If a request begins here, nothing stands before it, and there is room for its body."""
+        if not self._is_between or self._is_answering or self.transport.is_closing():
+            return None
+        head = self.direct.heads.find(data)
+        if head is None or not self.direct.bodies.reserve(head.body_bytes):
+            return None
+        self._reserved_bytes = head.body_bytes
+        return head
+
+    def _gather(self, gathered: _Gathered, data: bytes) -> None:
+        gathered.add(data)
+        if gathered.missing_bytes > 0:
+            if self._patience is None:
+                self._wait(_GATHER_S, self._give_up)
+            return
+        self._forget_patience()
+        if gathered.missing_bytes < 0:
+            self._give_up()
+            return
+        self._exchange = self.direct.ask(gathered.head, gathered.data, self._respond)
+        if self._exchange is None:
+            self._give_up()
+        else:
+            self._gathered = None
+
+    def _give_up(self) -> None:
+        """Let httptools have what was gathered."""
+        assert self._gathered is not None, "there is something to give up"
+        data, self._gathered = self._gathered.data, None
+        self._forget_patience()
+        self._release()
+        self._take_long_way(data)
+
+    def _take_long_way(self, data: bytes) -> None:
+        self._unparsed = data if self._is_between else None
+        super().data_received(data)
+        self._unparsed = None
+
+    def _respond(self, response: Response) -> None:
+        self._exchange = None
+        self._release()
+        if self.transport.is_closing():
+            return
+        self.transport.write(self._rendered(response))
+        self.server_state.total_requests += 1
+        if self._is_last:
+            self.transport.close()
+            return
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        if self.transport.get_write_buffer_size():
+            self.watch_reader()
+        if self._early:
+            data, self._early = b"".join(self._early), []
+            self.transport.resume_reading()
+            self.data_received(data)
+
+    def _rendered(self, response: Response) -> bytes:
+        headers = [
+            *self.server_state.default_headers,
+            *response.raw_headers,
+            (b"x-request-id", secrets.token_hex(_RANDOM_BYTES).encode()),
+        ]
+        if self._is_last:
+            headers.append((b"connection", b"close"))
+        status = HTTPStatus(response.status_code)
+        lines = [f"HTTP/1.1 {status.value} {status.phrase}".encode(), *(b": ".join(header) for header in headers)]
+        return b"\r\n".join([*lines, b"", bytes(response.body)])
+
+    def _release(self) -> None:
+        self.direct.bodies.release(self._reserved_bytes)
+        self._reserved_bytes = 0
