@@ -28,15 +28,9 @@ from ranksmith.serve.frontend.pool import Pool, RefusedError, Reply, Served
 from ranksmith.serve.frontend.statistics import Statistics
 from ranksmith.serve.frontend.triton import model_config, repository_index
 from ranksmith.serve.messages import Ask
-from ranksmith.serve.oip.rest import (
-    HEADER_LENGTH,
-    InvalidRequestError,
-    decode,
-    encode,
-    parse_header_length,
-    quoted,
-)
+from ranksmith.serve.oip.rest import HEADER_LENGTH, decode, encode, parse_header_length
 from ranksmith.serve.oip.schema import ModelMetadata, ServerMetadata
+from ranksmith.serve.oip.signature import InvalidRequestError, quoted
 
 __all__ = ["Limits", "make_app"]
 
