@@ -12,8 +12,9 @@ import uvicorn
 from ranksmith.serve.frames import Frame, Kind
 from ranksmith.serve.frontend.http import Limits, make_app
 from ranksmith.serve.frontend.pool import Pool
+from ranksmith.serve.listener import listen
 from ranksmith.serve.messages import Hello, Routing, TensorInfo, WorkerAt, dumps
-from ranksmith.serve.transport import Link, listen
+from ranksmith.serve.transport import Link
 
 HELLO = Hello(
     name="slow",
