@@ -10,9 +10,10 @@ import msgspec
 
 from ranksmith.errors import RanksmithError, UsageError
 from ranksmith.serve.frames import Frame, Kind
+from ranksmith.serve.listener import Listener, listen
 from ranksmith.serve.messages import AdminReply, AdminRequest, Failure, dumps
 from ranksmith.serve.tasks import Tasks
-from ranksmith.serve.transport import Link, LinkClosedError, Listener, connect, listen
+from ranksmith.serve.transport import Link, LinkClosedError, connect
 
 __all__ = ["ask", "serve_admin"]
 

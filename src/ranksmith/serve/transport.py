@@ -9,12 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import stat
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
-from typing import Self
 
 from ranksmith.serve.frames import DEFAULT_LIMITS, Decoder, Frame, FrameError, Limits, encode
 
@@ -22,23 +19,19 @@ __all__ = [
     "LOW_MARK_BYTES",
     "Link",
     "LinkClosedError",
-    "Listener",
     "OnFrame",
-    "OnLink",
     "OnLost",
+    "accept",
     "adopt",
     "connect",
-    "listen",
 ]
 
 # `drain` lets a sender go on below this: some frames of a ResNet-50's input, and no more memory than that per link.
 LOW_MARK_BYTES = 4 * 2**20
 
-_BACKLOG = 128
 _SOCKET_BUFFER_BYTES = 2**20
 _BUFFERS_PER_CALL = 512
 _RETRY_S = 0.005
-_ACCEPT_PAUSE_S = 1.0
 
 
 class LinkClosedError(ConnectionError):
@@ -46,7 +39,7 @@ class LinkClosedError(ConnectionError):
 
 
 class Link:
-    """One end of a stream of frames. Made by `connect`, `listen` or `adopt`; used from its event loop's thread only.
+    """One end of a stream of frames. Made by `connect`, `adopt` or a listener; used from its event loop's thread only.
 
     `on_lost` is called exactly once, from the event loop: with None after an end of file between frames or our own
     `close`, with `FrameError` after malformed bytes or an end of file within a frame, with `OSError` when the other end
@@ -220,63 +213,6 @@ class Link:
 
 OnFrame = Callable[[Link, Frame], None]
 OnLost = Callable[[Link, Exception | None], None]
-OnLink = Callable[[Link], None]
-
-
-class Listener:
-    """Accepts links on a socket file until it is closed; the links it accepted live on. Made by `listen`."""
-
-    def __init__(self, listening: socket.socket, path: Path, accepted: Callable[[socket.socket], None]) -> None:
-        self._socket = listening
-        self._path = path
-        self._inode = path.stat().st_ino
-        self._accepted = accepted
-        self._loop = asyncio.get_running_loop()
-        self._resume: asyncio.TimerHandle | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.close()
-
-    def is_serving(self) -> bool:
-        """Whether links are still accepted."""
-        return self._socket.fileno() >= 0
-
-    def close(self) -> None:
-        """Accept no more links and remove the socket file."""
-        if not self.is_serving():
-            return
-        if self._resume is not None:
-            self._resume.cancel()
-        self._loop.remove_reader(self._socket)
-        # A successor may have put its own file there; ours keeps its inode number for as long as the socket is open.
-        if self._path.exists() and self._path.stat().st_ino == self._inode:
-            self._path.unlink()
-        self._socket.close()
-
-    async def wait_closed(self) -> None:
-        """For the likeness to `asyncio.Server`: `close` has nothing to wait for."""
-
-    def _start(self) -> None:
-        self._loop.add_reader(self._socket, self._accept)
-
-    def _accept(self) -> None:
-        try:
-            connected, _ = self._socket.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        except OSError as error:
-            self._pause(error)
-            return
-        self._accepted(connected)
-
-    def _pause(self, error: OSError) -> None:
-        """Out of descriptors or memory, the socket stays readable: trying again at once would spin."""
-        self._loop.call_exception_handler({"message": "a link could not be accepted", "exception": error})
-        self._loop.remove_reader(self._socket)
-        self._resume = self._loop.call_later(_ACCEPT_PAUSE_S, self._start)
 
 
 async def adopt(
@@ -309,48 +245,20 @@ async def connect(
     return await adopt(connecting, on_frame, on_lost, limits=limits)
 
 
-async def listen(
-    path: str | os.PathLike[str],
-    on_link: OnLink,
-    on_frame: OnFrame,
-    on_lost: OnLost,
-    *,
-    limits: Limits = DEFAULT_LIMITS,
-    backlog: int = _BACKLOG,
-) -> Listener:
-    """Accept links on a new socket file, which only this user may open.
+def accept(
+    connected: socket.socket, on_link: Callable[[Link], None], on_frame: OnFrame, on_lost: OnLost, limits: Limits
+) -> None:
+    """Make a link of a socket that a listener accepted, and give it to `on_link` before any of its frames.
 
-    `on_link` is given each link before any of its frames; what it raises ends the link and goes to `on_lost`. A file
-    left behind by a dead listener is replaced.
-
-    Raises:
-        OSError: the path is in use, too long, or cannot be written.
+    What `on_link` raises ends the link and goes to `on_lost`.
     """
-
-    def accepted(connected: socket.socket) -> None:
-        link = _link(connected, on_frame, on_lost, limits)
-        try:
-            on_link(link)
-        except Exception as error:
-            link._lose(error)
-        if not link.is_closed:
-            link._start()
-
-    place = Path(path)
-    _remove_if_stale(place)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    link = _link(connected, on_frame, on_lost, limits)
     try:
-        listening.setblocking(False)
-        listening.bind(os.fspath(place))
-        # Nobody can connect before `listen`, so the file is never open to others.
-        place.chmod(0o600)
-        listening.listen(backlog)
-        listener = Listener(listening, place, accepted)
-    except BaseException:
-        listening.close()
-        raise
-    listener._start()
-    return listener
+        on_link(link)
+    except Exception as error:
+        link._lose(error)
+    if not link.is_closed:
+        link._start()
 
 
 def _link(connected: socket.socket, on_frame: OnFrame, on_lost: OnLost, limits: Limits) -> Link:
@@ -372,18 +280,4 @@ async def _connect(connecting: socket.socket, path: str) -> None:
         except BlockingIOError:
             await asyncio.sleep(_RETRY_S)
         else:
-            return
-
-
-def _remove_if_stale(path: Path) -> None:
-    """Remove a socket file that nobody listens on; leave anything else for `bind` to refuse."""
-    if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            path.unlink()
-        except BlockingIOError:
             return

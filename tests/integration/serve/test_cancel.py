@@ -13,8 +13,9 @@ from ranksmith.serve.frames import Frame, Kind
 from ranksmith.serve.frontend.http import make_http
 from ranksmith.serve.frontend.limits import Limits
 from ranksmith.serve.frontend.pool import Pool
+from ranksmith.serve.listener import listen
 from ranksmith.serve.messages import Hello, Routing, TensorInfo, WorkerAt, dumps
-from ranksmith.serve.transport import Link, listen
+from ranksmith.serve.transport import Link
 
 HELLO = Hello(
     name="slow",

@@ -27,6 +27,7 @@ from ranksmith.runtime.session import Session
 from ranksmith.serve.frames import Frame, Kind, Tensor
 from ranksmith.serve.frontend.grpc import GrpcServer, start_grpc
 from ranksmith.serve.frontend.pool import Pool
+from ranksmith.serve.listener import listen
 from ranksmith.serve.messages import (
     Answer,
     Ask,
@@ -41,7 +42,7 @@ from ranksmith.serve.messages import (
 )
 from ranksmith.serve.oip.proto import open_inference_pb2 as pb
 from ranksmith.serve.oip.proto import open_inference_pb2_grpc as pb_grpc
-from ranksmith.serve.transport import Link, listen
+from ranksmith.serve.transport import Link
 from tests.integration.serve.server import Server, serving
 
 Array = NDArray[Any]

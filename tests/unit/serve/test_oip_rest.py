@@ -14,16 +14,8 @@ from hypothesis.extra import numpy as npst
 from ranksmith.serve.frames import Tensor
 from ranksmith.serve.oip import rest
 from ranksmith.serve.oip.datatypes import DATATYPES, join_elements
-from ranksmith.serve.oip.rest import (
-    Asked,
-    AskedOutput,
-    InvalidRequestError,
-    ModelSignature,
-    TensorSpec,
-    decode,
-    encode,
-    parse_header_length,
-)
+from ranksmith.serve.oip.rest import decode, encode, parse_header_length
+from ranksmith.serve.oip.signature import Asked, AskedOutput, InvalidRequestError, ModelSignature, TensorSpec
 
 IMAGES = ModelSignature(
     "resnet", (TensorSpec("image", "FP32", (-1, 3, 2, 2)),), (TensorSpec("logits", "FP32", (-1, 5)),), max_batch=4

@@ -14,7 +14,7 @@ from ranksmith.serve.messages import Prediction
 from ranksmith.serve.oip import rpc
 from ranksmith.serve.oip.datatypes import join_elements, split_elements
 from ranksmith.serve.oip.proto import open_inference_pb2 as pb
-from ranksmith.serve.oip.rest import InvalidRequestError, ModelSignature, TensorSpec
+from ranksmith.serve.oip.signature import InvalidRequestError, ModelSignature, TensorSpec
 
 
 def shown(*descriptors: Any) -> dict[str, Any]:

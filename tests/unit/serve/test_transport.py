@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from ranksmith.serve.frames import Decoder, Frame, FrameError, Kind, Limits, Tensor, encode
-from ranksmith.serve.transport import LOW_MARK_BYTES, Link, LinkClosedError, adopt, connect, listen
+from ranksmith.serve.listener import listen
+from ranksmith.serve.transport import LOW_MARK_BYTES, Link, LinkClosedError, adopt, connect
 
 TIMEOUT_S = 30
 
@@ -491,7 +492,7 @@ def test_a_listener_out_of_descriptors_says_so_and_pauses(
         listener = await listen(tmp_path / "s", server.on_link, server.on_frame, server.on_lost)
         real = listener._socket
         listener._socket = OutOfDescriptorsOnce(real)  # type: ignore[assignment]
-        monkeypatch.setattr("ranksmith.serve.transport._ACCEPT_PAUSE_S", 0.0)
+        monkeypatch.setattr("ranksmith.serve.listener._ACCEPT_PAUSE_S", 0.0)
         link = await connect(tmp_path / "s", client.on_frame, client.on_lost)
         assert isinstance((await told.get())["exception"], OSError)
         await server.links.get()

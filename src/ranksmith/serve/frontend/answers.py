@@ -13,8 +13,8 @@ from starlette.types import ExceptionHandler, Receive, Scope, Send
 
 from ranksmith.serve.frontend.limits import Limits
 from ranksmith.serve.frontend.pool import RefusedError
-from ranksmith.serve.oip.rest import InvalidRequestError
 from ranksmith.serve.oip.schema import ErrorResponse
+from ranksmith.serve.oip.signature import InvalidRequestError
 
 __all__ = ["as_json", "error_handlers", "refusal"]
 

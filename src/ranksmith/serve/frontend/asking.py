@@ -15,7 +15,7 @@ from ranksmith.serve.frontend.limits import Limits
 from ranksmith.serve.frontend.pool import Pool, Reply, Served
 from ranksmith.serve.frontend.statistics import Statistics
 from ranksmith.serve.messages import Ask
-from ranksmith.serve.oip.rest import InvalidRequestError
+from ranksmith.serve.oip.signature import InvalidRequestError
 
 __all__ = ["Asking"]
 

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from ranksmith.serve.frontend.limits import Limits
 from ranksmith.serve.frontend.pool import RefusedError
-from ranksmith.serve.oip.rest import InvalidRequestError
+from ranksmith.serve.oip.signature import InvalidRequestError
 
 __all__ = ["Bodies", "image_in"]
 

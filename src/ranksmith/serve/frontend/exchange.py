@@ -22,7 +22,8 @@ from ranksmith.serve.frontend.heads import Head, Heads
 from ranksmith.serve.frontend.infer import ask_of, rendered
 from ranksmith.serve.frontend.pool import RefusedError, Reply, Served
 from ranksmith.serve.frontend.statistics import Counting
-from ranksmith.serve.oip.rest import Asked, InvalidRequestError, decode
+from ranksmith.serve.oip.rest import decode
+from ranksmith.serve.oip.signature import Asked, InvalidRequestError
 
 __all__ = ["Direct", "Exchange"]
 

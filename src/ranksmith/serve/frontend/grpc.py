@@ -28,7 +28,7 @@ from ranksmith.serve.messages import Ask
 from ranksmith.serve.oip import datatypes, rpc
 from ranksmith.serve.oip.proto import open_inference_pb2 as pb
 from ranksmith.serve.oip.proto import open_inference_pb2_grpc as pb_grpc
-from ranksmith.serve.oip.rest import Asked, InvalidRequestError, quoted
+from ranksmith.serve.oip.signature import Asked, InvalidRequestError, quoted
 
 __all__ = ["GrpcServer", "start_grpc"]
 

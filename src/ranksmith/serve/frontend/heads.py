@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ranksmith.serve.oip.rest import HEADER_LENGTH, InvalidRequestError, parse_header_length
+from ranksmith.serve.oip.rest import HEADER_LENGTH, parse_header_length
+from ranksmith.serve.oip.signature import InvalidRequestError
 
 __all__ = ["Head", "Heads"]
 

@@ -30,8 +30,8 @@ from ranksmith.serve.frontend.predict import Predict
 from ranksmith.serve.frontend.shortcut import ShortConnection
 from ranksmith.serve.frontend.statistics import Statistics
 from ranksmith.serve.frontend.triton import model_config, repository_index
-from ranksmith.serve.oip.rest import InvalidRequestError
 from ranksmith.serve.oip.schema import ModelMetadata, ServerMetadata
+from ranksmith.serve.oip.signature import InvalidRequestError
 
 __all__ = ["make_http"]
 

@@ -12,7 +12,8 @@ from ranksmith.serve.frontend.asking import Asking
 from ranksmith.serve.frontend.bodies import Bodies
 from ranksmith.serve.frontend.pool import Reply, Served
 from ranksmith.serve.messages import Ask
-from ranksmith.serve.oip.rest import HEADER_LENGTH, Asked, decode, encode, parse_header_length
+from ranksmith.serve.oip.rest import HEADER_LENGTH, decode, encode, parse_header_length
+from ranksmith.serve.oip.signature import Asked
 
 __all__ = ["Infer", "ask_of", "rendered"]
 

@@ -21,7 +21,7 @@ import msgspec
 from ranksmith.serve.cost import CostCurve
 from ranksmith.serve.frames import Frame, Kind, Tensor
 from ranksmith.serve.messages import Answer, Ask, Failure, Hello, Routing, WorkerAt, dumps, loads
-from ranksmith.serve.oip.rest import ModelSignature, TensorSpec, quoted
+from ranksmith.serve.oip.signature import ModelSignature, TensorSpec, quoted
 from ranksmith.serve.tasks import Tasks
 from ranksmith.serve.transport import Link, LinkClosedError, connect
 

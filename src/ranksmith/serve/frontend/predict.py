@@ -13,7 +13,7 @@ from ranksmith.serve.frontend.asking import Asking
 from ranksmith.serve.frontend.bodies import Bodies, image_in
 from ranksmith.serve.frontend.pool import RefusedError, Served
 from ranksmith.serve.messages import Ask
-from ranksmith.serve.oip.rest import InvalidRequestError, quoted
+from ranksmith.serve.oip.signature import InvalidRequestError, quoted
 
 __all__ = ["Predict"]
 

@@ -20,21 +20,22 @@ from ranksmith.serve.frames import Tensor
 from ranksmith.serve.messages import Prediction
 from ranksmith.serve.oip import datatypes
 from ranksmith.serve.oip.proto import open_inference_pb2 as pb
-from ranksmith.serve.oip.rest import (
+from ranksmith.serve.oip.schema import RequestedOutput, RequestedOutputParameters
+from ranksmith.serve.oip.signature import (
     Asked,
     InvalidRequestError,
     ModelSignature,
     TensorSpec,
     asked_outputs,
-    check_shape,
+    given_tensors,
     quoted,
     row_count,
     shown_shape,
-    unknown_tensor,
 )
-from ranksmith.serve.oip.schema import InferInput, RequestedOutput, RequestedOutputParameters
 
 __all__ = ["class_tensors", "decode", "encode", "image_signature"]
+
+_Input = pb.ModelInferRequest.InferInputTensor
 
 # FP16 and BF16 have no typed contents.
 _FIELDS: Mapping[str, str] = MappingProxyType(
@@ -103,61 +104,46 @@ def class_tensors(predictions: Sequence[Prediction]) -> tuple[Tensor, ...]:
 
 
 def _tensors(request: pb.ModelInferRequest, signature: ModelSignature) -> tuple[Tensor, ...]:
-    specs = {spec.name: spec for spec in signature.inputs}
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise InvalidRequestError(f"raw_input_contents has {len(raw)} entries for {len(request.inputs)} inputs")
-    tensors: dict[str, Tensor] = {}
-    for place, given in enumerate(request.inputs):
-        spec = specs.get(given.name)
-        if spec is None:
-            raise InvalidRequestError(unknown_tensor("input", given.name, signature.inputs, signature))
-        if given.name in tensors:
-            raise InvalidRequestError(f"input {quoted(given.name)} is given twice")
-        if "shared_memory_region" in given.parameters:
-            raise InvalidRequestError(f"input {quoted(given.name)}: shared memory is not offered")
-        shape = tuple(given.shape)
-        check_shape(InferInput(given.name, given.datatype, list(shape)), spec, signature)
-        if raw and given.HasField("contents"):
+    parts = iter(raw)
+
+    def read(given: _Input, shape: tuple[int, ...]) -> bytes | memoryview:
+        if given.parameters and "shared_memory_region" in given.parameters:
+            raise ValueError("shared memory is not offered")
+        if not raw:
+            return _typed(given, shape)
+        if given.HasField("contents"):
             raise InvalidRequestError(f"input {quoted(given.name)} has both contents and raw_input_contents")
-        try:
-            data = _raw(spec, shape, raw[place]) if raw else _typed(spec, shape, given)
-        except ValueError as error:
-            raise InvalidRequestError(f"input {quoted(given.name)}: {error}") from None
-        tensors[given.name] = Tensor(spec.name, spec.datatype, shape, data)
-    for name in specs:
-        if name not in tensors:
-            raise InvalidRequestError(f"input {quoted(name)} is missing")
-    return tuple(tensors[name] for name in specs)
+        data: bytes = next(parts)
+        datatypes.check_data(given.datatype, shape, data)
+        return data
+
+    return given_tensors(request.inputs, signature, read)
 
 
-def _raw(spec: TensorSpec, shape: tuple[int, ...], data: bytes) -> bytes:
-    datatypes.check_data(spec.datatype, shape, data)
-    return data
-
-
-def _typed(
-    spec: TensorSpec, shape: tuple[int, ...], given: pb.ModelInferRequest.InferInputTensor
-) -> bytes | memoryview:
-    field = _FIELDS.get(spec.datatype)
+def _typed(given: _Input, shape: tuple[int, ...]) -> bytes | memoryview:
+    datatype = given.datatype
+    field = _FIELDS.get(datatype)
     if field is None:
-        raise ValueError(f"{spec.datatype} has no typed contents; send it in raw_input_contents")
+        raise ValueError(f"{datatype} has no typed contents; send it in raw_input_contents")
     if not given.HasField("contents"):
         raise ValueError("has neither contents nor raw_input_contents")
     values: Sequence[Any] = getattr(given.contents, field)
     count = math.prod(shape)
     if len(values) != count:
         raise ValueError(f"{field} has {len(values)} elements where shape {shown_shape(shape)} means {count}")
-    if spec.datatype == "BYTES":
+    if datatype == "BYTES":
         return datatypes.join_elements(values)
-    dtype = datatypes.lookup(spec.datatype).dtype
+    dtype = datatypes.lookup(datatype).dtype
     assert dtype is not None
     try:
         return np.fromiter(values, dtype, count).view(np.uint8).data
     except OverflowError:
         limits = np.iinfo(dtype)
         wrong = next(value for value in values if not int(limits.min) <= value <= int(limits.max))
-        raise ValueError(f"{wrong} is no {spec.datatype}") from None
+        raise ValueError(f"{wrong} is no {datatype}") from None
 
 
 def _requested(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> RequestedOutput:

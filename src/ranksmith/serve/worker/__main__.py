@@ -16,9 +16,10 @@ import uvloop
 from ranksmith.errors import RanksmithError
 from ranksmith.serve import logs
 from ranksmith.serve.frames import Frame, Kind
+from ranksmith.serve.listener import listen
 from ranksmith.serve.messages import Failure, WorkerSpec, dumps, loads
 from ranksmith.serve.process import begin
-from ranksmith.serve.transport import adopt, listen
+from ranksmith.serve.transport import adopt
 
 
 async def _serve(spec: WorkerSpec, path: Path) -> int:
