@@ -41,6 +41,7 @@ class _Request:
     feeds: Feeds
     rows: int
     arrived_s: float
+    decode_ms: float
 
     @property
     def is_image(self) -> bool:
@@ -89,6 +90,7 @@ class WorkerLoop:
             self._fail(link, frame, "invalid", f"{self.model.spec.name} takes no images")
             return
         loop = asyncio.get_running_loop()
+        start = time.monotonic()
         try:
             encoded = bytes(frame.tensors[0].data)
             row = await loop.run_in_executor(self._decoders, row_of, encoded, self.model.preprocess)
@@ -100,9 +102,10 @@ class WorkerLoop:
             _log.exception("an image could not be prepared")
             self._fail(link, frame, "internal", "the image could not be prepared")
             return
-        self._add(link, frame, ask, {self.model.session.inputs[0].name: row})
+        decode_ms = 1e3 * (time.monotonic() - start)
+        self._add(link, frame, ask, {self.model.session.inputs[0].name: row}, decode_ms)
 
-    def _add(self, link: Link, frame: Frame, ask: Ask, feeds: Feeds) -> None:
+    def _add(self, link: Link, frame: Frame, ask: Ask, feeds: Feeds, decode_ms: float = 0.0) -> None:
         rows = next(iter(feeds.values())).shape[0] if feeds and self.model.is_batchable else 1
         now = time.monotonic()
         key = (link, frame.request)
@@ -113,7 +116,7 @@ class WorkerLoop:
             return
         # Rows run together where all but the first dimension agrees.
         group = tuple((name, array.dtype.str, array.shape[1:]) for name, array in sorted(feeds.items()))
-        self._waiting[key] = _Request(link, frame, ask, feeds, rows, now)
+        self._waiting[key] = _Request(link, frame, ask, feeds, rows, now, decode_ms)
         self._batcher.add(
             Entry(
                 key,
@@ -184,7 +187,12 @@ class WorkerLoop:
             part = slice(first, first + request.rows) if self.model.is_batchable else slice(None)
             first += request.rows
             own = {name: array[part] for name, array in outputs.items() if name in (request.ask.outputs or outputs)}
-            answer = Answer(queue_ms=1e3 * (start - request.arrived_s), compute_ms=compute_ms, rows=rows)
+            answer = Answer(
+                queue_ms=1e3 * (start - request.arrived_s),
+                compute_ms=compute_ms,
+                rows=rows,
+                decode_ms=request.decode_ms,
+            )
             tensors: tuple[Tensor, ...] = ()
             if request.is_image:
                 logits = outputs[self.model.session.outputs[0].name][part]
