@@ -213,11 +213,13 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of an `INFER` or `IMAGE` frame.
 
     Attributes:
+        id: what logs call the request.
         outputs: names of the outputs wanted; empty: all.
         top_k: of an image, how many classes are told.
         alone: run it in a batch of its own, since a worker died with it before.
     """
 
+    id: str = ""
     outputs: list[str] = []
     top_k: int = 5
     alone: bool = False

@@ -21,7 +21,7 @@ from ranksmith._version import __version__
 from ranksmith.serve.frames import Kind, Tensor
 from ranksmith.serve.frontend.answers import as_json, error_handlers
 from ranksmith.serve.frontend.bodies import Bodies
-from ranksmith.serve.frontend.guard import Guard
+from ranksmith.serve.frontend.guard import Guard, id_of
 from ranksmith.serve.frontend.limits import Limits
 from ranksmith.serve.frontend.metrics import CONTENT_TYPE
 from ranksmith.serve.frontend.pool import Pool, RefusedError, Reply, Served
@@ -108,7 +108,7 @@ class _Handlers:
         async with self.bodies.body(request) as body:
             asked = decode(body, parse_header_length(request.headers.get(HEADER_LENGTH)), served.signature)
             deadline_s = self._deadline(asked.parameters.get("timeout"))
-            ask = Ask(outputs=[output.name for output in asked.outputs])
+            ask = Ask(id=id_of(request), outputs=[output.name for output in asked.outputs])
             reply = await self._submit(
                 request, served, Kind.INFER, asked.tensors, ask, rows=asked.rows, deadline_s=deadline_s
             )
@@ -124,7 +124,7 @@ class _Handlers:
         served = self._served(request) if "model" in request.path_params else self._only()
         if not served.hello.takes_images:
             raise RefusedError(400, f"the model {served.hello.name!r} takes no images")
-        ask = Ask(top_k=_top_k(request))
+        ask = Ask(id=id_of(request), top_k=_top_k(request))
         async with self.bodies.image(request) as encoded:
             image = Tensor("image", "UINT8", (len(encoded),), encoded)
             reply = await self._submit(

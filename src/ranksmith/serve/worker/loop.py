@@ -30,7 +30,6 @@ from ranksmith.serve.worker.model import Feeds, ServedModel
 __all__ = ["WorkerLoop"]
 
 _DECODERS = 2
-_log = structlog.get_logger("ranksmith.worker")
 
 
 @dataclass(eq=False)
@@ -59,6 +58,8 @@ class WorkerLoop:
 
     def __post_init__(self) -> None:
         self._batcher = Batcher(self.model.curve, limit=self.model.limit)
+        spec = self.model.spec
+        self._log = structlog.get_logger("ranksmith.worker").bind(model=spec.name, generation=spec.generation)
         self._session = ThreadPoolExecutor(1, thread_name_prefix="session")
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
 
@@ -99,7 +100,7 @@ class WorkerLoop:
             return
         except Exception:
             # Whatever an image does to a decoder, its sender hears of it, and nobody else.
-            _log.exception("an image could not be prepared")
+            self._log.exception("an image could not be prepared", request_id=ask.id)
             self._fail(link, frame, "internal", "the image could not be prepared")
             return
         decode_ms = 1e3 * (time.monotonic() - start)
@@ -116,6 +117,8 @@ class WorkerLoop:
             return
         # Rows run together where all but the first dimension agrees.
         group = tuple((name, array.dtype.str, array.shape[1:]) for name, array in sorted(feeds.items()))
+        if ask.alone:
+            self._log.warning("a request runs alone, as a suspect", request_id=ask.id)
         self._waiting[key] = _Request(link, frame, ask, feeds, rows, now, decode_ms)
         self._batcher.add(
             Entry(
@@ -218,6 +221,7 @@ class WorkerLoop:
 
     def _failed(self, batch: list[_Request], error: RanksmithError) -> None:
         for request in batch:
+            self._log.error("the model could not be run", request_id=request.ask.id, why=error.message)
             self._fail(request.link, request.frame, "internal", "the model could not be run on this request")
 
     def _fail(self, link: Link, frame: Frame, code: Code, message: str) -> None:
