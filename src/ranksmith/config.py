@@ -2,7 +2,6 @@
 
 `RANKSMITH_CACHE`     where downloads and measurements are kept (default: the user's cache directory)
 `RANKSMITH_ZOO_URL`   where the Model Zoo's files are fetched from (default: its home on Hugging Face)
-`PROMETHEUS_MULTIPROC_DIR`  where a server's front ends keep their metrics together; set by the supervisor
 `RANKSMITH_CRASH_ON`  a number: a worker aborts on a request whose first element it is (for testing a server)
 """
 
@@ -17,7 +16,7 @@ import msgspec
 from ranksmith.errors import DataError
 from ranksmith.results import Preprocess
 
-__all__ = ["ZOO_URL", "cache_dir", "crash_on", "metrics_are_shared", "read_preprocess", "zoo_url"]
+__all__ = ["ZOO_URL", "cache_dir", "crash_on", "read_preprocess", "zoo_url"]
 
 # GitHub stopped serving the zoo's large files in 2025; this mirror by the zoo's own maintainers keeps its paths.
 ZOO_URL = "https://huggingface.co/onnxmodelzoo/legacy_models/resolve/main"
@@ -41,11 +40,6 @@ def crash_on() -> float | None:
     """On what first element of a request a worker is to abort, so that recovery can be tried; None: on none."""
     text = os.environ.get("RANKSMITH_CRASH_ON")
     return float(text) if text else None
-
-
-def metrics_are_shared() -> bool:
-    """Whether prometheus-client keeps the metrics of several processes together."""
-    return "PROMETHEUS_MULTIPROC_DIR" in os.environ
 
 
 def read_preprocess(path: Path) -> Preprocess:

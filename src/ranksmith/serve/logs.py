@@ -28,5 +28,6 @@ def configure(*, quiet: bool = False) -> None:
             *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING if quiet else logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # Whole lines at once: the processes share it.
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )

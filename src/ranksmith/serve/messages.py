@@ -31,6 +31,7 @@ __all__ = [
     "Routing",
     "Status",
     "StatusReply",
+    "SwapOutcome",
     "TensorInfo",
     "WorkerAt",
     "WorkerSpec",
@@ -41,6 +42,7 @@ __all__ = [
 MessageT = TypeVar("MessageT")
 
 Code = Literal["invalid", "deadline", "unavailable", "internal"]
+SwapOutcome = Literal["deployed", "rolled_back", "refused"]
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,10 +113,17 @@ class WorkerAt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Routing(msgspec.Struct, frozen=True, kw_only=True):
-    """The workers there are, and the generation that new requests of each model go to."""
+    """The workers there are, the generation that new requests of each model go to, and what else is told of models.
+
+    Attributes:
+        restarts: by model, how many workers were started in the place of one that died.
+        swaps: by model, how many swaps were deployed, rolled back and refused.
+    """
 
     workers: list[WorkerAt]
     active: dict[str, int]
+    restarts: dict[str, int] = {}
+    swaps: dict[str, dict[SwapOutcome, int]] = {}
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="ranksmith.failure/1"):
@@ -204,11 +213,13 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of an `INFER` or `IMAGE` frame.
 
     Attributes:
+        id: what logs call the request.
         outputs: names of the outputs wanted; empty: all.
         top_k: of an image, how many classes are told.
         alone: run it in a batch of its own, since a worker died with it before.
     """
 
+    id: str = ""
     outputs: list[str] = []
     top_k: int = 5
     alone: bool = False
@@ -224,12 +235,14 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of a `RESULT` frame.
 
     Attributes:
+        decode_ms: until the image was decoded and prepared, after which it waited.
         rows: that ran together, this request's among them.
     """
 
     queue_ms: float
     compute_ms: float
     rows: int
+    decode_ms: float = 0.0
     predictions: list[Prediction] | None = None
 
 

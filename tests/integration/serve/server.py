@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,6 +59,13 @@ class Server:
                 assert left > 0, f"no {event!r} in:\n" + "\n".join(self.lines)
                 assert self.process.poll() is None, "it has ended:\n" + "\n".join(self.lines)
                 self._news.wait(min(left, 0.2))
+
+    def until(self, told: Callable[[], bool]) -> None:
+        """Ask again and again, until it is so: what one process was told may reach another a moment later."""
+        limit = time.monotonic() + _START_S
+        while not told():
+            assert time.monotonic() < limit
+            assert self.process.poll() is None, "it has ended:\n" + "\n".join(self.lines)
 
     @property
     def url(self) -> str:

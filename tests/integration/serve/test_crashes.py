@@ -134,13 +134,18 @@ def test_a_request_that_crashes_the_model_gets_an_error_and_its_neighbours_their
         poison[0, 0, 0, 0] = MARK
         content, headers = body_of(poison)
         with server.client() as client:
-            response = client.post("/v2/models/demo/infer", content=content, headers=headers)
+            response = client.post(
+                "/v2/models/demo/infer", content=content, headers=headers | {"X-Request-Id": "poison"}
+            )
         assert response.status_code == 500
         assert response.json() == {"error": "the model crashed on this request"}
         load.wait_for_more(50)
         with server.client() as client:
             assert client.get("/v2/health/ready").status_code == 200
     assert load.failures == []
+    told = [entry["event"] for entry in server.events if entry.get("request_id") == "poison"]
+    # By the front end, by the worker that dies of it next, and by the front end again.
+    assert told == [*["a request runs alone, as a suspect"] * 2, "the model crashed on a request"]
 
 
 def test_sigterm_answers_what_was_admitted_and_ends_with_0() -> None:

@@ -1,5 +1,5 @@
-"""`python -m ranksmith.serve.frontend NUMBER HOST HTTP_PORT GRPC_PORT PARENT`: started by the supervisor, with a socket
-to it as standard input.
+"""`python -m ranksmith.serve.frontend NUMBER HOST HTTP_PORT GRPC_PORT FOLDER PARENT`: started by the supervisor, with a
+socket to it as standard input; the front ends keep what they count in FOLDER.
 
 Listens beside the other front ends (SO_REUSEPORT); ends, after answering what it admitted, on SIGTERM.
 """
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -21,6 +22,7 @@ from ranksmith.serve.frontend.grpc import GrpcServer, start_grpc
 from ranksmith.serve.frontend.http import make_http
 from ranksmith.serve.frontend.limits import Limits
 from ranksmith.serve.frontend.pool import Pool
+from ranksmith.serve.frontend.shared import SharedCounts
 from ranksmith.serve.frontend.statistics import Statistics
 from ranksmith.serve.messages import Drained, Routing, dumps, loads
 from ranksmith.serve.ports import address_of, bound
@@ -84,8 +86,8 @@ async def _tell_drained(pool: Pool, control: Link) -> None:
             return
 
 
-async def _serve(host: str, http_port: int, grpc_port: int) -> None:
-    pool, limits, statistics = Pool(), Limits(), Statistics()
+async def _serve(host: str, http_port: int, grpc_port: int, folder: Path) -> None:
+    pool, limits, statistics = Pool(), Limits(), Statistics(SharedCounts(folder))
     app, http = make_http(pool, limits, statistics)
     config = uvicorn.Config(
         app,
@@ -107,7 +109,8 @@ async def _serve(host: str, http_port: int, grpc_port: int) -> None:
     )
 
     def told(link: Link, frame: Frame) -> None:
-        pool.route(loads(frame.meta, Routing))
+        statistics.routing = routing = loads(frame.meta, Routing)
+        pool.route(routing)
 
     def alone(link: Link, error: Exception | None) -> None:
         server.should_exit = True
@@ -127,11 +130,11 @@ async def _serve(host: str, http_port: int, grpc_port: int) -> None:
 
 
 def main() -> None:
-    number, host, http_port, grpc_port, parent = sys.argv[1:]
+    number, host, http_port, grpc_port, folder, parent = sys.argv[1:]
     begin(f"frontend {number}", int(parent))
     logs.configure()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(host, int(http_port), int(grpc_port)))
+        runner.run(_serve(host, int(http_port), int(grpc_port), Path(folder)))
 
 
 if __name__ == "__main__":

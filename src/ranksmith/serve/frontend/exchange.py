@@ -38,7 +38,7 @@ class Direct:
     bodies: Bodies
     heads: Heads = field(default_factory=Heads)
 
-    def ask(self, head: Head, data: bytes, respond: Callable[[Response], None]) -> Exchange | None:
+    def ask(self, head: Head, data: bytes, request_id: str, respond: Callable[[Response], None]) -> Exchange | None:
         """Begin to answer the request in `data`, head and body; None: it has to take the long way.
 
         Args:
@@ -54,11 +54,13 @@ class Direct:
         name = served.hello.name
         counting = statistics.begin(name, served.generation, asked.rows)
         try:
-            future = pool.submit(name, Kind.INFER, asked.tensors, ask_of(asked), rows=asked.rows, deadline_s=deadline_s)
+            future = pool.submit(
+                name, Kind.INFER, asked.tensors, ask_of(asked, request_id), rows=asked.rows, deadline_s=deadline_s
+            )
         except RefusedError as error:
             future = asyncio.get_running_loop().create_future()
             future.set_exception(error)
-        exchange = Exchange(served, asked, counting, future, respond)
+        exchange = Exchange(served, asked, counting, future, request_id, respond)
         future.add_done_callback(exchange.over)
         return exchange
 
@@ -71,6 +73,7 @@ class Exchange:
     asked: Asked
     counting: Counting
     future: asyncio.Future[Reply]
+    request_id: str
     respond: Callable[[Response], None]
 
     def cancel(self) -> None:
@@ -86,8 +89,9 @@ class Exchange:
         except (RefusedError, InvalidRequestError) as error:
             response = refusal(error)
         except Exception as error:
-            _log.error("a bug", path="infer", exc_info=error)
+            _log.error("a bug", request_id=self.request_id, exc_info=error)
             response = as_json({"error": "a bug of ours"}, 500)
+        response.headers["x-request-id"] = self.request_id
         self.respond(response)
 
     def _response(self, future: asyncio.Future[Reply]) -> Response:

@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from ranksmith._version import __version__
 from ranksmith.serve.frames import Kind, Tensor
+from ranksmith.serve.frontend import guard
 from ranksmith.serve.frontend.pool import Pool, RefusedError, Reply, Served
 from ranksmith.serve.frontend.statistics import Statistics
 from ranksmith.serve.frontend.triton import data_type
@@ -178,20 +179,21 @@ class _Inference:
         image = rpc.image_signature(request) if _wants_images(served) else None
         asked = rpc.decode(request, image or served.signature)
         deadline_s = self._deadline(asked, context)
-        reply = await (self._classify if image else self._run)(served, asked, deadline_s)
+        request_id = guard.request_id(dict(context.invocation_metadata()))
+        reply = await (self._classify if image else self._run)(served, asked, deadline_s, request_id)
         tensors = rpc.class_tensors(reply.answer.predictions or []) if image else reply.tensors
         return rpc.encode(served.hello.name, str(reply.generation), asked, tensors)
 
-    async def _run(self, served: Served, asked: Asked, deadline_s: float) -> Reply:
-        ask = Ask(outputs=[output.name for output in asked.outputs])
+    async def _run(self, served: Served, asked: Asked, deadline_s: float, request_id: str) -> Reply:
+        ask = Ask(id=request_id, outputs=[output.name for output in asked.outputs])
         return await self._submit(served, Kind.INFER, asked.tensors, ask, asked.rows, deadline_s)
 
-    async def _classify(self, served: Served, asked: Asked, deadline_s: float) -> Reply:
+    async def _classify(self, served: Served, asked: Asked, deadline_s: float, request_id: str) -> Reply:
         (encoded,) = datatypes.split_elements(asked.tensors[0].data)
         if not encoded:
             raise InvalidRequestError(f"input {asked.tensors[0].name!r} has no image in it")
         tensor = Tensor("image", "UINT8", (len(encoded),), encoded)
-        ask = Ask(top_k=_top_k(asked))
+        ask = Ask(id=request_id, top_k=_top_k(asked))
         return await self._submit(served, Kind.IMAGE, (tensor,), ask, 1, deadline_s)
 
     async def _submit(

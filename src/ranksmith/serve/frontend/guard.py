@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Mapping
 
 import structlog
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ranksmith.serve.frontend.answers import as_json
 
-__all__ = ["Guard", "request_id"]
+__all__ = ["Guard", "id_of", "new_id", "request_id"]
 
 _ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
 # https://www.w3.org/TR/trace-context/#traceparent-header
 _TRACE = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?", re.ASCII)
 _RANDOM_BYTES = 8
+_SCOPE = "ranksmith.request_id"
 
 
-def request_id(headers: Headers) -> str:
+def request_id(headers: Mapping[str, str]) -> str:
     """The client's `x-request-id`, or the trace of its `traceparent`, or one made up."""
     given = headers.get("x-request-id")
     if given is not None and _ID.fullmatch(given):
         return given
     trace = _TRACE.fullmatch(headers.get("traceparent", ""))
-    return trace[1] if trace else secrets.token_hex(_RANDOM_BYTES)
+    return trace[1] if trace else new_id()
+
+
+def new_id() -> str:
+    return secrets.token_hex(_RANDOM_BYTES)
+
+
+def id_of(request: Request) -> str:
+    """What `Guard` named a request; empty outside of it."""
+    return str(request.scope.get(_SCOPE, ""))
 
 
 class Guard:
@@ -39,7 +51,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        name = request_id(Headers(scope=scope))
+        name = scope[_SCOPE] = request_id(Headers(scope=scope))
         header = (b"x-request-id", name.encode())
         started = False
 

@@ -5,7 +5,8 @@ https://github.com/kserve/open-inference-protocol; the binary tensor data extens
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -74,17 +75,18 @@ class _Handlers:
         return as_json(model_config(self._served(request)))
 
     async def stats(self, request: Request) -> Response:
-        return as_json({"model_stats": [self._stats(self._served(request))]})
+        return self._stats([self._served(request)])
 
     async def all_stats(self, request: Request) -> Response:
-        return as_json({"model_stats": [self._stats(served) for _, served in sorted(self.pool.models.items())]})
+        return self._stats([served for _, served in sorted(self.pool.models.items())])
 
-    def _stats(self, served: Served) -> dict[str, object]:
-        name, generation = served.hello.name, served.generation
-        return self.statistics.of(name, generation).as_triton(name, str(generation))
+    def _stats(self, models: Sequence[Served]) -> Response:
+        versions = [(served.hello.name, served.generation) for served in models]
+        return as_json({"model_stats": self.statistics.model_stats(versions)})
 
     async def metrics(self, request: Request) -> Response:
-        return Response(self.statistics.metrics.text(), media_type=CONTENT_TYPE)
+        # In a thread: the more generations there were, the longer it takes.
+        return Response(await asyncio.to_thread(self.statistics.metrics), media_type=CONTENT_TYPE)
 
     async def index(self, request: Request) -> Response:
         with self.bodies.held() as parts:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from ranksmith.serve.frames import Kind
 from ranksmith.serve.frontend.asking import Asking
 from ranksmith.serve.frontend.bodies import Bodies
+from ranksmith.serve.frontend.guard import id_of
 from ranksmith.serve.frontend.pool import Reply, Served
 from ranksmith.serve.messages import Ask
 from ranksmith.serve.oip.rest import HEADER_LENGTH, decode, encode, parse_header_length
@@ -21,9 +22,9 @@ _HEADER_LENGTH = HEADER_LENGTH.lower()
 _BINARY, _JSON = "application/octet-stream", "application/json"
 
 
-def ask_of(asked: Asked) -> Ask:
+def ask_of(asked: Asked, request_id: str) -> Ask:
     """What the worker is asked beside the tensors."""
-    return Ask(outputs=[output.name for output in asked.outputs])
+    return Ask(id=request_id, outputs=[output.name for output in asked.outputs])
 
 
 def rendered(served: Served, asked: Asked, reply: Reply) -> tuple[dict[str, str], bytes]:
@@ -52,7 +53,7 @@ class Infer:
                 served,
                 Kind.INFER,
                 asked.tensors,
-                ask_of(asked),
+                ask_of(asked, id_of(request)),
                 rows=asked.rows,
                 timeout=asked.parameters.get("timeout"),
             )

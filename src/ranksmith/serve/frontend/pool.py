@@ -15,8 +15,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import msgspec
+import structlog
 
 from ranksmith.serve.cost import CostCurve
 from ranksmith.serve.frames import Frame, Kind, Tensor
@@ -146,6 +148,7 @@ class Pool:
     _queued_rows: int = 0
     _ids: Callable[[], int] = field(default_factory=lambda: itertools.count(1).__next__)
     _tasks: Tasks = field(default_factory=Tasks)
+    _log: Any = field(default_factory=lambda: structlog.get_logger("ranksmith.frontend"))
 
     def route(self, routing: Routing) -> None:
         """Take note of the workers there are now."""
@@ -323,17 +326,25 @@ class Pool:
     def _on_lost(self, worker: _Worker) -> None:
         """Send what was in flight once more; what is known to have killed the worker gets an error."""
         worker.link = None
-        del self._workers[worker.at.worker]
+        if self._workers.pop(worker.at.worker, None) is None:
+            # The supervisor said so first; nothing had been sent there yet.
+            return
         if worker.at.worker in self._listed:
             # Only the connection may be gone; if it is the worker, the supervisor will say so.
             self._begin(worker.at)
         queue = self._queues.setdefault((worker.at.name, worker.at.generation), deque())
         culprit = worker.suspect
+        log = self._log.bind(model=worker.at.name, generation=worker.at.generation, worker=worker.at.worker)
         again = [each for each in worker.pending.values() if each is not culprit and not each.future.done()]
         if culprit is not None and not culprit.future.done():
+            log.error("the model crashed on a request", request_id=culprit.ask.id)
             culprit.future.set_exception(RefusedError(500, "the model crashed on this request"))
         for each in again:
             each.deaths += culprit is None
+            if each.is_suspect and culprit is None:
+                log.warning("a request runs alone, as a suspect", request_id=each.ask.id)
+        if again:
+            log.warning("requests run again", requests=len(again))
         worker.pending.clear()
         # Those that nobody suspects go first.
         again.sort(key=lambda each: each.deaths)

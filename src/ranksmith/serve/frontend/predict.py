@@ -11,6 +11,7 @@ from ranksmith.serve.frames import Kind, Tensor
 from ranksmith.serve.frontend.answers import as_json
 from ranksmith.serve.frontend.asking import Asking
 from ranksmith.serve.frontend.bodies import Bodies, image_in
+from ranksmith.serve.frontend.guard import id_of
 from ranksmith.serve.frontend.pool import RefusedError, Served
 from ranksmith.serve.messages import Ask
 from ranksmith.serve.oip.signature import InvalidRequestError, quoted
@@ -29,7 +30,7 @@ class Predict:
         served = self._served(request)
         if not served.hello.takes_images:
             raise RefusedError(400, f"the model {served.hello.name!r} takes no images")
-        ask = Ask(top_k=_top_k(request))
+        ask = Ask(id=id_of(request), top_k=_top_k(request))
         with self.bodies.held() as parts:
             body = await self.bodies.read(request, parts)
             encoded = await image_in(request, body)

@@ -5,7 +5,6 @@ What was not answered that way is given to uvicorn's protocol from its first byt
 
 from __future__ import annotations
 
-import secrets
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -13,12 +12,12 @@ from starlette.responses import Response
 
 from ranksmith.serve.frontend.connection import Connection
 from ranksmith.serve.frontend.exchange import Direct, Exchange
+from ranksmith.serve.frontend.guard import new_id
 from ranksmith.serve.frontend.heads import Head
 
 __all__ = ["ShortConnection"]
 
 _GATHER_S = 1.0
-_RANDOM_BYTES = 8
 
 
 class _Gathered:
@@ -116,7 +115,7 @@ class ShortConnection(Connection):
         if gathered.missing_bytes < 0:
             self._give_up()
             return
-        self._exchange = self.direct.ask(gathered.head, gathered.data, self._respond)
+        self._exchange = self.direct.ask(gathered.head, gathered.data, new_id(), self._respond)
         if self._exchange is None:
             self._give_up()
         else:
@@ -154,11 +153,7 @@ class ShortConnection(Connection):
             self.data_received(data)
 
     def _rendered(self, response: Response) -> bytes:
-        headers = [
-            *self.server_state.default_headers,
-            *response.raw_headers,
-            (b"x-request-id", secrets.token_hex(_RANDOM_BYTES).encode()),
-        ]
+        headers = [*self.server_state.default_headers, *response.raw_headers]
         if self._is_last:
             headers.append((b"connection", b"close"))
         status = HTTPStatus(response.status_code)

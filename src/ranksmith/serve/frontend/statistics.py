@@ -1,94 +1,37 @@
-"""What one front end has answered, by model and version.
-
-Every front end counts for itself: with several of them, each tells of its own share only.
-"""
+"""What the front ends have answered, by model and version: counted here, and told in Triton's form."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ranksmith.serve.frontend.metrics import Metrics
+from ranksmith.serve.frontend.counts import Counts, Histogram
+from ranksmith.serve.frontend.metrics import metrics_text
 from ranksmith.serve.frontend.pool import RefusedError, Reply
+from ranksmith.serve.frontend.shared import SharedCounts
+from ranksmith.serve.messages import Routing
 
-__all__ = ["Counting", "Counts", "Statistics", "Total"]
-
-
-@dataclass(eq=False)
-class Total:
-    """How often, and how long in all."""
-
-    count: int = 0
-    ns: int = 0
-
-    def add(self, ns: float) -> None:
-        self.count += 1
-        self.ns += round(ns)
-
-
-@dataclass(eq=False)
-class Counts:
-    """Of one version of a model.
-
-    Attributes:
-        success, fail: requests, from being handed to the pool to being answered.
-        queue, compute: of those that were answered; a batch's compute time counts for every request in it.
-        rows: of those that were answered.
-        batches: each request adds the share of its batch that it was. That adds up to the number of batches where all
-            their requests came through this front end, and to its share of them where there are more.
-        last_s: when the last one was answered, since the epoch.
-    """
-
-    success: Total = field(default_factory=Total)
-    fail: Total = field(default_factory=Total)
-    queue: Total = field(default_factory=Total)
-    compute: Total = field(default_factory=Total)
-    rows: int = 0
-    batches: float = 0.0
-    last_s: float = 0.0
-
-    def as_triton(self, name: str, version: str) -> dict[str, Any]:
-        """One entry of Triton's `model_stats`. What is not measured here has a count of 0."""
-        return {
-            "name": name,
-            "version": version,
-            "last_inference": round(1e3 * self.last_s),
-            "inference_count": self.rows,
-            "execution_count": round(self.batches),
-            "inference_stats": {
-                "success": self.success,
-                "fail": self.fail,
-                "queue": self.queue,
-                "compute_input": Total(),
-                "compute_infer": self.compute,
-                "compute_output": Total(),
-                "cache_hit": Total(),
-                "cache_miss": Total(),
-            },
-            "batch_stats": [],
-        }
+__all__ = ["Counting", "Statistics"]
 
 
 @dataclass(eq=False)
 class Statistics:
-    """The counts of all models of one front end.
+    """Counts what this front end answers, and tells of all of them.
 
     Attributes:
-        metrics: are told the same.
+        routing: what the supervisor said last.
     """
 
-    metrics: Metrics = field(default_factory=Metrics)
-    _counts: dict[tuple[str, int], Counts] = field(default_factory=dict)
-
-    def of(self, name: str, generation: int) -> Counts:
-        return self._counts.setdefault((name, generation), Counts())
+    counts: SharedCounts = field(default_factory=SharedCounts)
+    routing: Routing = field(default_factory=lambda: Routing(workers=[], active={}))
 
     def begin(self, name: str, generation: int, rows: int) -> Counting:
-        """Count a request, which goes to this generation if it fails."""
-        self.metrics.begun()
-        return Counting(self, name, generation, rows, time.perf_counter_ns())
+        """Count a request, for this generation until it is answered."""
+        counts = self.counts.own(name, generation)
+        counts.begun()
+        return Counting(self.counts, name, generation, rows, counts, time.perf_counter())
 
     async def counted(self, name: str, generation: int, rows: int, submit: Callable[[], Awaitable[Reply]]) -> Reply:
         """The reply; counted.
@@ -107,32 +50,64 @@ class Statistics:
         counting.answered(reply)
         return reply
 
+    def metrics(self) -> bytes:
+        return metrics_text(self.counts.all(), self.routing)
+
+    def model_stats(self, versions: Iterable[tuple[str, int]]) -> list[dict[str, Any]]:
+        """Triton's `model_stats` of these models and generations."""
+        known = self.counts.all()
+        return [_model_stats(name, number, known.get((name, number)) or Counts()) for name, number in versions]
+
 
 @dataclass(slots=True)
 class Counting:
     """One request that is being answered."""
 
-    statistics: Statistics
+    shared: SharedCounts
     name: str
     generation: int
     rows: int
-    start_ns: int
+    counts: Counts
+    start_s: float
 
     def answered(self, reply: Reply) -> None:
-        took_ns = time.perf_counter_ns() - self.start_ns
-        self.statistics.metrics.answered(self.name, self.rows, reply, 1e-9 * took_ns)
-        counts = self.statistics.of(self.name, reply.generation)
-        counts.success.add(took_ns)
-        counts.queue.add(1e6 * reply.answer.queue_ms)
-        counts.compute.add(1e6 * reply.answer.compute_ms)
-        counts.rows += self.rows
-        counts.batches += self.rows / max(self.rows, reply.answer.rows)
-        counts.last_s = time.time()
+        counts = self.counts if reply.generation == self.generation else self.shared.own(self.name, reply.generation)
+        counts.answered(self.rows, reply.answer, time.perf_counter() - self.start_s)
 
     def failed(self, error: RefusedError) -> None:
-        self.statistics.of(self.name, self.generation).fail.add(time.perf_counter_ns() - self.start_ns)
-        self.statistics.metrics.failed(self.name, self.generation, error.status)
+        self.counts.failed(error.status, time.perf_counter() - self.start_s)
 
     def ended(self) -> None:
-        """It is not being answered any more, however it ended."""
-        self.statistics.metrics.ended()
+        """However it ended."""
+        self.counts.ended()
+
+
+def _model_stats(name: str, generation: int, counts: Counts) -> dict[str, Any]:
+    """What is not measured here has a count of 0; what a batch took counts for every request in it."""
+    nothing = _total(0, 0.0)
+    return {
+        "name": name,
+        "version": str(generation),
+        "last_inference": round(1e3 * counts.last_s),
+        "inference_count": counts.rows,
+        "execution_count": counts.batches,
+        "inference_stats": {
+            "success": _of(counts.request),
+            "fail": _total(sum(counts.failures.values()), counts.failed_s),
+            "queue": _of(counts.queue),
+            "compute_input": _of(counts.decode),
+            "compute_infer": _of(counts.compute),
+            "compute_output": nothing,
+            "cache_hit": nothing,
+            "cache_miss": nothing,
+        },
+        "batch_stats": [],
+    }
+
+
+def _of(histogram: Histogram) -> dict[str, int]:
+    return _total(histogram.count, histogram.total)
+
+
+def _total(count: int, seconds: float) -> dict[str, int]:
+    return {"count": count, "ns": round(1e9 * seconds)}

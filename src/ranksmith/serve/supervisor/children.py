@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ranksmith.serve.frames import Frame
@@ -37,14 +37,12 @@ class Child:
         *,
         on_frame: Callable[[Frame], None],
         on_exit: Callable[[int], None],
-        environment: Mapping[str, str] | None = None,
     ) -> Child:
         """Run `python -m MODULE ARGUMENTS… OUR_PID`.
 
         Args:
             on_frame: what it tells us.
             on_exit: called once with its exit status, negative for a signal.
-            environment: beside ours.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -52,7 +50,6 @@ class Child:
                 [sys.executable, "-m", module, *arguments, str(os.getpid())],
                 stdin=theirs.fileno(),
                 stdout=sys.stderr,
-                env={**os.environ, **(environment or {})},
                 # Ctrl-C in the terminal is told to us alone, and we end the others in order.
                 process_group=0,
             )

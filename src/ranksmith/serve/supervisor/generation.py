@@ -42,6 +42,7 @@ class Generation:
         folder: for their sockets.
         numbers: of workers, over all generations.
         on_change: told when a worker became ready or died.
+        on_restart: told before another worker is started in the place of one that died.
     """
 
     spec: WorkerSpec
@@ -50,6 +51,7 @@ class Generation:
     folder: Path
     numbers: Iterator[int]
     on_change: Callable[[], None]
+    on_restart: Callable[[], None]
     hello: Hello | None = None
     refused: str | None = None
     _places: list[_Place] = field(default_factory=list)
@@ -127,12 +129,13 @@ class Generation:
         if not self._is_started:
             self.refused = self.refused or f"{self.spec.name}: the worker died while it was loaded: {describe(status)}"
         elif not self._ending:
-            self.on_change()
             wait_s = place.restarts.after(time.monotonic() - place.started_s, was_ready=was_ready)
             self._log.warning("worker died", worker=place.at.worker, status=describe(status), again_in_s=wait_s)
             if wait_s is not None:
+                self.on_restart()
                 place.at = self._next()
                 self._later(wait_s, place)
+            self.on_change()
         self._changed.set()
 
     def _later(self, wait_s: float, place: _Place) -> None:

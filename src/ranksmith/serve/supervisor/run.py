@@ -13,6 +13,7 @@ import signal
 import socket
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +27,7 @@ import structlog
 from ranksmith.errors import RanksmithError, UsageError
 from ranksmith.serve.admin import serve_admin
 from ranksmith.serve.frames import Frame, Kind
+from ranksmith.serve.frontend.shared import settle
 from ranksmith.serve.messages import (
     AdminReply,
     AdminRequest,
@@ -36,6 +38,7 @@ from ranksmith.serve.messages import (
     Rollback,
     Routing,
     StatusReply,
+    SwapOutcome,
     WorkerSpec,
     dumps,
     loads,
@@ -112,6 +115,8 @@ class Supervisor:
         self._fronts = [_Front(number) for number in range(options.frontends)]
         self._numbers = itertools.count(1)
         self._ending = False
+        self._restarts: Counter[str] = Counter()
+        self._swaps: dict[str, dict[SwapOutcome, int]] = {}
         self._tasks = Tasks()
         self._changed = asyncio.Event()
 
@@ -184,7 +189,8 @@ class Supervisor:
 
     async def _generation(self, spec: WorkerSpec, source: str) -> Generation:
         """Started and warm."""
-        found = Generation(spec, source, self._options.workers, self._folder, self._numbers, self._route)
+        restarted = partial(self._restarts.update, [spec.name])
+        found = Generation(spec, source, self._options.workers, self._folder, self._numbers, self._route, restarted)
         await found.start()
         return found
 
@@ -212,18 +218,15 @@ class Supervisor:
 
         front.child = await Child.start(
             "ranksmith.serve.frontend",
-            [str(front.number), self._options.host, *map(str, self._ports)],
+            [str(front.number), self._options.host, *map(str, self._ports), str(self._folder)],
             on_frame=told,
             on_exit=lambda status: self._front_exited(front, status),
-            # Where the front ends keep their metrics, so that each can tell those of all.
-            environment={"PROMETHEUS_MULTIPROC_DIR": str(self._folder)},
         )
         self._route()
 
     def _front_exited(self, front: _Front, status: int) -> None:
         assert front.child is not None
-        for gone_with_it in self._folder.glob(f"gauge_live*_{front.child.process.pid}.db"):
-            gone_with_it.unlink()
+        settle(self._folder, front.child.process.pid)
         was_ready, front.is_ready, front.child = front.is_ready, False, None
         self._changed.set()
         if self._ending:
@@ -236,7 +239,8 @@ class Supervisor:
     def _route(self) -> None:
         """Tell every front end which workers there are."""
         generations = [generation for model in self._models.values() for generation in model.warm.values()]
-        routing = Routing(workers=[at for each in generations for at in each.ready], active=self._active)
+        workers = [at for each in generations for at in each.ready]
+        routing = Routing(workers=workers, active=self._active, restarts=self._restarts, swaps=self._swaps)
         for front in self._fronts:
             if front.child is not None:
                 front.child.tell(Frame(Kind.CONTROL, meta=dumps(routing)))
@@ -277,15 +281,18 @@ class Supervisor:
     async def _swap(self, request: Deploy | Rollback) -> Receipt:
         model = self._model(request.model)
         old = model.active
+        outcome: SwapOutcome = "refused"
         try:
             if isinstance(request, Deploy):
-                receipt = await deploy(model, request, self._generation)
+                receipt, outcome = await deploy(model, request, self._generation), "deployed"
             else:
-                receipt = await rollback(model, self._generation)
+                receipt, outcome = await rollback(model, self._generation), "rolled_back"
         except RanksmithError as error:
             self._log.warning("swap refused", model=model.name, why=error.message)
             raise
-        self._route()
+        finally:
+            self._swaps.setdefault(model.name, Counter())[outcome] += 1
+            self._route()
         self._persist()
         self._state.write_receipt(receipt)
         self._log.info("swapped", model=model.name, old=old.number, new=receipt.new_generation, took_s=receipt.total_s)

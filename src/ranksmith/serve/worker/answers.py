@@ -37,6 +37,7 @@ def answers(
             queue_ms=1e3 * (started_s - request.arrived_s),
             compute_ms=compute_ms,
             rows=rows,
+            decode_ms=request.decode_ms,
             predictions=predictions,
         )
         frames.append(

@@ -31,7 +31,6 @@ from ranksmith.serve.worker.runner import Done, Runner
 __all__ = ["WorkerLoop"]
 
 _DECODERS = 2
-_log = structlog.get_logger("ranksmith.worker")
 
 
 @dataclass(eq=False)
@@ -47,6 +46,8 @@ class WorkerLoop:
 
     def __post_init__(self) -> None:
         self._batcher = Batcher(self.model.curve, limit=self.model.limit)
+        spec = self.model.spec
+        self._log = structlog.get_logger("ranksmith.worker").bind(model=spec.name, generation=spec.generation)
         self._runner: Runner[list[Request], Feeds] = Runner(self._run, self._ran)
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
 
@@ -82,6 +83,7 @@ class WorkerLoop:
             self._fail(link, frame, "invalid", f"{self.model.spec.name} takes no images")
             return
         loop = asyncio.get_running_loop()
+        start = time.monotonic()
         try:
             encoded = bytes(frame.tensors[0].data)
             row = await loop.run_in_executor(self._decoders, row_of, encoded, self.model.preprocess)
@@ -90,12 +92,13 @@ class WorkerLoop:
             return
         except Exception:
             # Whatever an image does to a decoder, its sender hears of it, and nobody else.
-            _log.exception("an image could not be prepared")
+            self._log.exception("an image could not be prepared", request_id=ask.id)
             self._fail(link, frame, "internal", "the image could not be prepared")
             return
-        self._add(link, frame, ask, {self.model.session.inputs[0].name: row})
+        decode_ms = 1e3 * (time.monotonic() - start)
+        self._add(link, frame, ask, {self.model.session.inputs[0].name: row}, decode_ms)
 
-    def _add(self, link: Link, frame: Frame, ask: Ask, feeds: Feeds) -> None:
+    def _add(self, link: Link, frame: Frame, ask: Ask, feeds: Feeds, decode_ms: float = 0.0) -> None:
         rows = next(iter(feeds.values())).shape[0] if feeds and self.model.is_batchable else 1
         now = time.monotonic()
         key = (link, frame.request)
@@ -104,7 +107,9 @@ class WorkerLoop:
                 link, frame, "invalid", "the request has no rows" if rows < 1 else "the request is waiting already"
             )
             return
-        self._waiting[key] = Request(link, frame, ask, feeds, rows, now)
+        if ask.alone:
+            self._log.warning("a request runs alone, as a suspect", request_id=ask.id)
+        self._waiting[key] = Request(link, frame, ask, feeds, rows, now, decode_ms)
         alone = ask.alone or not self.model.is_batchable
         self._batcher.add(Entry(key, rows, _group(feeds), now, frame.deadline_s or None, alone=alone))
         self._wake()
@@ -164,8 +169,8 @@ class WorkerLoop:
             _tell(link, *own)
 
     def _failed(self, batch: list[Request], error: Exception) -> None:
-        _log.error("a batch could not be run", error=str(error), rows=sum(request.rows for request in batch))
         for request in batch:
+            self._log.error("the model could not be run", request_id=request.ask.id, why=str(error))
             self._fail(request.link, request.frame, "internal", "the model could not be run on this request")
 
     def _fail(self, link: Link, frame: Frame, code: Code, message: str) -> None:

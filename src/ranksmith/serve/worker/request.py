@@ -18,7 +18,8 @@ class Request:
     Attributes:
         link: of the front end that asked.
         rows: of the feeds; 1 where the model has no batch dimension.
-        arrived_s: on CLOCK_MONOTONIC.
+        arrived_s: when it was ready to be run, on CLOCK_MONOTONIC.
+        decode_ms: what it took until then to make an image of it.
     """
 
     link: Link
@@ -27,6 +28,7 @@ class Request:
     feeds: Feeds
     rows: int
     arrived_s: float
+    decode_ms: float
 
     @property
     def is_image(self) -> bool:
