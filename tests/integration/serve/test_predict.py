@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,15 +14,21 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from ranksmith.data.images import decode
+from ranksmith.data.folder import FolderDataset
+from ranksmith.data.loader import load
 from ranksmith.data.npz import ArrayDataset, open_npz
-from ranksmith.data.preprocess import PRESETS, prepare
+from ranksmith.data.preprocess import prepare
+from ranksmith.measure.accuracy import logits
+from ranksmith.progress import Silent
 from ranksmith.results import Preprocess
 from ranksmith.runtime.session import Session, open_session
+from ranksmith.workflow.inputs import open_inputs
 from ranksmith.workflow.source import ModelSource, resolve
 from tests.integration.serve.server import Server, serving
 
 IMAGES = 64
+# All 500 take some minutes on two cores.
+REAL_IMAGES = int(os.environ.get("RANKSMITH_TEST_IMAGES", "100"))
 
 
 @pytest.fixture(scope="module")
@@ -123,13 +130,26 @@ def test_an_image_of_a_size_that_is_spooled_elsewhere(client: httpx.Client) -> N
     assert by_body.json() == by_form.json()
 
 
-def test_the_real_resnet50(shared: Path) -> None:
-    model = shared / "models" / "resnet50-v1.onnx"
-    files = sorted((shared / "data" / "imagenet-sample").rglob("*.JPEG"))
-    chosen = files[:: len(files) // 24][:24]
-    assert len(chosen) == 24
-    session = open_session(model, threads=2)
-    expected = [best(session, decode(file.read_bytes(), file.name), PRESETS["imagenet"]) for file in chosen]
-    with serving(str(model), "--preprocess", "imagenet", "--max-batch", "4") as server, server.client() as client:
-        told = [client.post("/predict", content=file.read_bytes()).json()["predictions"][0]["index"] for file in chosen]
-    assert told == expected
+def test_the_real_resnet50_says_what_evaluate_counts(shared: Path) -> None:
+    source = resolve(str(shared / "models" / "resnet50-v1.onnx"))
+    sample = shared / "data" / "imagenet-sample"
+    inputs = open_inputs(source, data=sample, preprocess="imagenet", progress=Silent())
+    dataset = inputs.dataset
+    assert isinstance(dataset, FolderDataset)
+    assert len(dataset) >= 500
+    chosen = np.linspace(0, len(dataset) - 1, min(REAL_IMAGES, len(dataset))).round().astype(int)
+    batches = load(dataset, chosen, inputs.preprocess, batch=1)
+    answers, _ = logits(open_session(source.path, threads=2), batches)
+
+    with (
+        serving(str(source.path), "--preprocess", "imagenet", "--max-batch", "4") as server,
+        server.client() as client,
+        ThreadPoolExecutor(4) as pool,
+    ):
+
+        def ask(index: int) -> int:
+            response = client.post("/predict", content=dataset.files[index].read_bytes())
+            return int(response.raise_for_status().json()["predictions"][0]["index"])
+
+        told = list(pool.map(ask, chosen))
+    assert told == answers.argmax(axis=1).tolist()
