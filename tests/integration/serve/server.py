@@ -71,6 +71,10 @@ class Server:
     def url(self) -> str:
         return str(self.wait_for("serving")["http"])
 
+    @property
+    def grpc_address(self) -> str:
+        return str(self.wait_for("serving")["grpc"])
+
     def children(self, what: str) -> list[int]:
         """Process ids of the server's workers or front ends."""
         found = []

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +13,23 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
-import uvloop
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from numpy.typing import NDArray
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from ranksmith.runtime.session import Session
-from ranksmith.serve.frames import Frame, Kind, Tensor
-from ranksmith.serve.frontend.grpc import GrpcServer, start_grpc
+from ranksmith.serve.frames import Frame, Kind
+from ranksmith.serve.frontend.grpc import start_grpc
 from ranksmith.serve.frontend.pool import Pool
-from ranksmith.serve.listener import listen
-from ranksmith.serve.messages import (
-    Answer,
-    Ask,
-    Failure,
-    Hello,
-    Prediction,
-    Routing,
-    TensorInfo,
-    WorkerAt,
-    dumps,
-    loads,
-)
 from ranksmith.serve.oip.proto import open_inference_pb2 as pb
-from ranksmith.serve.oip.proto import open_inference_pb2_grpc as pb_grpc
 from ranksmith.serve.transport import Link
+from tests.integration.serve.front import SERVING, Code, echo, failing, front_end, infer, run, silent
 from tests.integration.serve.server import Server, serving
+from tests.integration.serve.triton import asked, pictures
 
-Array = NDArray[Any]
-Code = grpc.StatusCode
-SERVING, NOT_SERVING, UNKNOWN = 1, 2, 3
+NOT_SERVING, UNKNOWN = 2, 3
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +40,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def client(server: Server) -> Iterator[triton.InferenceServerClient]:
-    with triton.InferenceServerClient(address_of(server)) as found:
+    with triton.InferenceServerClient(server.grpc_address) as found:
         yield found
 
 
@@ -70,7 +52,8 @@ class TestTritonClient:
         assert client.is_model_ready("demo", "1")
 
     def test_it_says_what_it_is(self, client: triton.InferenceServerClient) -> None:
-        assert client.get_server_metadata().name == "ranksmith"
+        server = client.get_server_metadata()
+        assert (server.name, list(server.extensions)) == ("ranksmith", ["model_configuration", "statistics"])
         told = client.get_model_metadata("demo")
         assert list(told.versions) == ["1"]
         assert [(each.name, each.datatype, list(each.shape)) for each in told.inputs] == [
@@ -98,7 +81,7 @@ class TestTritonClient:
             np.testing.assert_allclose(result.as_numpy("logits"), session.run({"image": images})[0], atol=1e-4)
 
         async def all_of_them() -> None:
-            async with triton_aio.InferenceServerClient(address_of(server)) as client:
+            async with triton_aio.InferenceServerClient(server.grpc_address) as client:
                 await asyncio.gather(*(one(client, seed) for seed in range(64)))
 
         asyncio.run(all_of_them())
@@ -138,7 +121,7 @@ class TestTritonClient:
 
     def test_the_end_comes_after_the_answers(self) -> None:
         async def ask(server: Server) -> None:
-            async with triton_aio.InferenceServerClient(address_of(server)) as client:
+            async with triton_aio.InferenceServerClient(server.grpc_address) as client:
                 asking = [asyncio.ensure_future(client.infer("demo", [asked("image", pictures(1))])) for _ in range(50)]
                 await asking[0]
                 server.process.terminate()
@@ -154,147 +137,10 @@ class TestTritonClient:
         assert client.infer("demo", [asked("image", pictures(1))]).as_numpy("logits").shape == (1, 10)
 
 
-def address_of(server: Server) -> str:
-    return str(server.wait_for("serving")["grpc"])
-
-
-def pictures(rows: int, seed: int = 0) -> Array:
-    return np.random.default_rng(seed).standard_normal((rows, 3, 32, 32)).astype(np.float32)
-
-
 def picture_file() -> bytes:
     written = io.BytesIO()
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 48, 3), np.uint8)).save(written, "PNG")
     return written.getvalue()
-
-
-def asked(name: str, array: Array) -> triton.InferInput:
-    found = triton.InferInput(name, array.shape, "FP32")
-    found.set_data_from_numpy(array)
-    return found
-
-
-HELLO = Hello(
-    name="m",
-    generation=3,
-    inputs=[TensorInfo("x", "FP32", [-1, 2])],
-    outputs=[TensorInfo("y", "FP32", [-1, 2])],
-    max_batch=4,
-    limit=4,
-    alpha_ms=0.0,
-    beta_ms=0.0,
-    takes_images=True,
-)
-
-OnFrame = Callable[[Link, Frame], None]
-
-
-@dataclass(eq=False)
-class Front:
-    """A front end in this process."""
-
-    pool: Pool
-    server: GrpcServer
-    channel: grpc.aio.Channel
-    folder: Path
-    frames: asyncio.Queue[Frame] = field(default_factory=asyncio.Queue)
-
-    @property
-    def stub(self) -> Any:
-        return pb_grpc.GRPCInferenceServiceStub(self.channel)
-
-    @property
-    def health(self) -> Any:
-        return health_pb2_grpc.HealthStub(self.channel)
-
-    async def refused(self, call: Awaitable[Any]) -> tuple[Code, str]:
-        """The status of a call that must fail."""
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call
-        details = caught.value.details()
-        assert details is not None
-        return caught.value.code(), details
-
-
-def echo(link: Link, frame: Frame) -> None:
-    """y = x; of an image, as many classes as asked for."""
-    answer = Answer(queue_ms=0, compute_ms=0, rows=1)
-    tensors = tuple(Tensor("y", each.datatype, each.shape, each.data) for each in frame.tensors)
-    if frame.kind is Kind.IMAGE:
-        classes = [Prediction(label=None, index=n, probability=0.5) for n in range(loads(frame.meta, Ask).top_k)]
-        answer, tensors = Answer(queue_ms=0, compute_ms=0, rows=1, predictions=classes), ()
-    link.send(Frame(Kind.RESULT, frame.request, frame.generation, meta=dumps(answer), tensors=tensors))
-
-
-def silent(link: Link, frame: Frame) -> None:
-    """Never answers."""
-
-
-def failing(link: Link, frame: Frame) -> None:
-    link.send(Frame(Kind.FAILURE, frame.request, meta=dumps(Failure(code="internal", message="it could not be run"))))
-
-
-@contextlib.asynccontextmanager
-async def front_end(
-    folder: Path, worker: OnFrame | None, *, pool: Pool | None = None, deadline_s: float = 30.0, most_bytes: int = 2**20
-) -> AsyncIterator[Front]:
-    """A front end and its worker; with None, the worker is yet to come."""
-    found = pool or Pool()
-    server = await start_grpc(found, "127.0.0.1:0", deadline_s=deadline_s, most_bytes=most_bytes)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        front = Front(found, server, channel, folder)
-        path = folder / "worker.sock"
-
-        links: list[Link] = []
-
-        def on_link(link: Link) -> None:
-            links.append(link)
-            link.send(Frame(Kind.HELLO, generation=3, meta=dumps(HELLO)))
-
-        def on_frame(link: Link, frame: Frame) -> None:
-            front.frames.put_nowait(frame)
-            if worker is not None:
-                worker(link, frame)
-
-        async with await listen(
-            path,
-            on_link=on_link,
-            on_frame=on_frame,
-            on_lost=lambda link, error: None,
-        ):
-            workers = [WorkerAt(worker=1, name="m", generation=3, path=str(path))] if worker else []
-            found.route(Routing(workers=workers, active={"m": 3}))
-            if worker:
-                watch = front.health.Watch(health_pb2.HealthCheckRequest(service="m"))
-                while (await watch.read()).status != SERVING:
-                    pass
-                watch.cancel()
-            try:
-                yield front
-            finally:
-                await server.stop(None)
-                for link in links:
-                    link.close()
-                while found.is_ready("m"):
-                    await asyncio.sleep(0)
-
-
-def infer(rows: int = 1, **fields: Any) -> pb.ModelInferRequest:
-    request = pb.ModelInferRequest(**({"model_name": "m"} | fields))
-    request.inputs.add(name="x", datatype="FP32", shape=[rows, 2])
-    request.raw_input_contents.append(np.arange(2 * rows, dtype=np.float32).tobytes())
-    return request
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    """On the event loop that front ends use."""
-
-    async def bounded() -> None:
-        async with asyncio.timeout(30):
-            await test()
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(bounded())
 
 
 class TestAnswers:

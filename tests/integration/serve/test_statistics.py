@@ -8,7 +8,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
+from google.protobuf.json_format import MessageToDict
+from tritonclient.utils import InferenceServerException
 
 from tests.integration.serve.server import Server, serving
 
@@ -23,6 +26,34 @@ def server() -> Iterator[Server]:
 def client(server: Server) -> Iterator[triton.InferenceServerClient]:
     with triton.InferenceServerClient(server.url.removeprefix("http://"), concurrency=8) as found:
         yield found
+
+
+@pytest.fixture
+def over_grpc(server: Server) -> Iterator[triton_grpc.InferenceServerClient]:
+    with triton_grpc.InferenceServerClient(server.grpc_address) as found:
+        yield found
+
+
+def shown(message: Any) -> Any:
+    """A message as JSON has it, but with its numbers as numbers."""
+    return numbers(MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True))
+
+
+def numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: each if key == "version" else numbers(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [numbers(each) for each in value]
+    return int(value) if isinstance(value, str) and value.isdigit() else value
+
+
+def only_known(told: Any, expected: Any) -> Any:
+    """Without the fields that only Triton's messages have."""
+    if isinstance(expected, dict):
+        return {key: only_known(told[key], each) for key, each in expected.items() if key in told}
+    if isinstance(expected, list):
+        return [only_known(*pair) for pair in zip(told, expected, strict=True)]
+    return told
 
 
 def image(rows: int) -> triton.InferInput:
@@ -88,3 +119,44 @@ def test_of_models_that_are_not_there(server: Server, what: str) -> None:
     with httpx.Client(base_url=server.url) as plain:
         assert plain.get(f"/v2/models/nope/{what}").status_code == 404
         assert plain.get(f"/v2/models/demo/versions/9/{what}").status_code == 404
+
+
+class TestOverGrpc:
+    """What HTTP tells."""
+
+    def test_the_configuration(
+        self, client: triton.InferenceServerClient, over_grpc: triton_grpc.InferenceServerClient
+    ) -> None:
+        expected = client.get_model_config("demo")
+        assert only_known(shown(over_grpc.get_model_config("demo", "1").config), expected) == expected
+
+    def test_the_statistics(
+        self, client: triton.InferenceServerClient, over_grpc: triton_grpc.InferenceServerClient
+    ) -> None:
+        entry = triton_grpc.InferInput("image", (3, 3, 32, 32), "FP32")
+        entry.set_data_from_numpy(np.zeros((3, 3, 32, 32), np.float32))
+        before = over_grpc.get_inference_statistics("demo").model_stats[0]
+        over_grpc.infer("demo", [entry])
+        after = over_grpc.get_inference_statistics("demo").model_stats[0]
+        assert after.inference_stats.success.count - before.inference_stats.success.count == 1
+        assert after.inference_count - before.inference_count == 3
+        for told in (over_grpc.get_inference_statistics("demo", "1"), over_grpc.get_inference_statistics()):
+            expected = client.get_inference_statistics("demo")
+            assert only_known(shown(told), expected) == expected
+
+    def test_the_list_of_models(
+        self, client: triton.InferenceServerClient, over_grpc: triton_grpc.InferenceServerClient
+    ) -> None:
+        assert [shown(each) for each in over_grpc.get_model_repository_index().models] == (
+            client.get_model_repository_index()
+        )
+
+    def test_what_is_not_there(self, over_grpc: triton_grpc.InferenceServerClient) -> None:
+        with pytest.raises(InferenceServerException, match=r"NOT_FOUND.*no model 'nope'"):
+            over_grpc.get_inference_statistics("nope")
+        with pytest.raises(InferenceServerException, match=r"NOT_FOUND.*no version '9'"):
+            over_grpc.get_inference_statistics("demo", "9")
+        with pytest.raises(InferenceServerException, match="UNIMPLEMENTED"):
+            over_grpc.load_model("demo")
+        with pytest.raises(InferenceServerException, match="UNIMPLEMENTED"):
+            over_grpc.unload_model("demo")

@@ -34,7 +34,10 @@ def shown(*descriptors: Any) -> dict[str, Any]:
         for entry in file.enum_type:
             found[entry.name] = {(value.name, value.number) for value in entry.value}
         for entry in file.service:
-            found[entry.name] = {(method.name, method.input_type, method.output_type) for method in entry.method}
+            found[entry.name] = {
+                (method.name, method.input_type, method.output_type, method.client_streaming, method.server_streaming)
+                for method in entry.method
+            }
     return found
 
 
@@ -180,7 +183,8 @@ class TestResponse:
         made.outputs.add(name="z")
         made.outputs.add(name="y")
         tensors = [Tensor("y", "FP32", (1,), bytes(4)), Tensor("z", "UINT8", (2,), memoryview(b"ab"))]
-        response = rpc.encode("m", "3", rpc.decode(made, signature), tensors)
+        response = pb.ModelInferResponse()
+        rpc.encode(response, "m", "3", rpc.decode(made, signature), tensors)
         assert (response.model_name, response.model_version, response.id) == ("m", "3", "seven")
         assert [(each.name, each.datatype, list(each.shape)) for each in response.outputs] == [
             ("z", "UINT8", [2]),

@@ -70,15 +70,16 @@ def decode(request: pb.ModelInferRequest, signature: ModelSignature) -> Asked:
     return Asked(request.id or None, tensors, outputs, row_count(tensors, signature), parameters)
 
 
-def encode(model: str, version: str, asked: Asked, tensors: Sequence[Tensor]) -> pb.ModelInferResponse:
-    """The response to what was asked, from the tensors of its outputs in any order."""
-    response = pb.ModelInferResponse(model_name=model, model_version=version, id=asked.id or "")
+def encode(response: pb.ModelInferResponse, model: str, version: str, asked: Asked, tensors: Sequence[Tensor]) -> None:
+    """Fill in the response to what was asked, from the tensors of its outputs in any order."""
+    response.model_name = model
+    response.model_version = version
+    response.id = asked.id or ""
     given = {tensor.name: tensor for tensor in tensors}
     for wanted in asked.outputs:
         tensor = given[wanted.name]
         response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         response.raw_output_contents.append(bytes(tensor.data))
-    return response
 
 
 def image_signature(request: pb.ModelInferRequest) -> ModelSignature | None:
