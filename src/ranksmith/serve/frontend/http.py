@@ -28,6 +28,7 @@ from ranksmith.serve.frontend.pool import Pool, RefusedError, Reply, Served
 from ranksmith.serve.frontend.statistics import Statistics
 from ranksmith.serve.frontend.triton import model_config, repository_index
 from ranksmith.serve.messages import Ask
+from ranksmith.serve.oip.extensions import AllStatistics, IndexRequest, ModelStatistics
 from ranksmith.serve.oip.rest import (
     HEADER_LENGTH,
     InvalidRequestError,
@@ -36,17 +37,13 @@ from ranksmith.serve.oip.rest import (
     parse_header_length,
     quoted,
 )
-from ranksmith.serve.oip.schema import ModelMetadata, ServerMetadata
+from ranksmith.serve.oip.schema import ModelMetadata, ModelReady, Predictions, ServerLive, ServerMetadata, ServerReady
 
 __all__ = ["Limits", "make_app"]
 
 _SECONDS_PER_UNIT = 1e-6
 _MOST_CLASSES = 1000
 _EXTENSIONS = ["binary_tensor_data", "model_configuration", "statistics"]
-
-
-class _IndexRequest(msgspec.Struct):
-    ready: bool | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +54,11 @@ class _Handlers:
     statistics: Statistics
 
     async def live(self, request: Request) -> Response:
-        return as_json({"live": True})
+        return as_json(ServerLive(True))
 
     async def ready(self, request: Request) -> Response:
         ready = self.pool.is_all_ready
-        return as_json({"ready": ready}, status=200 if ready else 503)
+        return as_json(ServerReady(ready), status=200 if ready else 503)
 
     async def server(self, request: Request) -> Response:
         return as_json(ServerMetadata("ranksmith", __version__, _EXTENSIONS))
@@ -71,7 +68,7 @@ class _Handlers:
         if name in self.pool.models:
             self._served(request)
         ready = self.pool.is_ready(name)
-        return as_json({"name": name, "ready": ready}, status=200 if ready else 503)
+        return as_json(ModelReady(name, ready), status=200 if ready else 503)
 
     async def model(self, request: Request) -> Response:
         served = self._served(request)
@@ -82,12 +79,12 @@ class _Handlers:
         return as_json(model_config(self._served(request)))
 
     async def stats(self, request: Request) -> Response:
-        return as_json({"model_stats": [self._stats(self._served(request))]})
+        return as_json(AllStatistics([self._stats(self._served(request))]))
 
     async def all_stats(self, request: Request) -> Response:
-        return as_json({"model_stats": [self._stats(served) for _, served in sorted(self.pool.models.items())]})
+        return as_json(AllStatistics([self._stats(served) for _, served in sorted(self.pool.models.items())]))
 
-    def _stats(self, served: Served) -> dict[str, object]:
+    def _stats(self, served: Served) -> ModelStatistics:
         name, generation = served.hello.name, served.generation
         return self.statistics.of(name, generation).as_triton(name, str(generation))
 
@@ -97,7 +94,7 @@ class _Handlers:
     async def index(self, request: Request) -> Response:
         async with self.bodies.body(request) as body:
             try:
-                asked = msgspec.json.decode(body or b"{}", type=_IndexRequest)
+                asked = msgspec.json.decode(body or b"{}", type=IndexRequest)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise InvalidRequestError("the body is not JSON with 'ready' true or false") from error
         return as_json(repository_index(self.pool, only_ready=bool(asked.ready)))
@@ -133,7 +130,7 @@ class _Handlers:
         if "text/plain" in request.headers.get("accept", ""):
             best = predictions[0]
             return PlainTextResponse(f"{best.label if best.label is not None else best.index}\n")
-        return as_json({"model": served.hello.name, "version": str(reply.generation), "predictions": predictions})
+        return as_json(Predictions(served.hello.name, str(reply.generation), predictions))
 
     async def _submit(
         self,

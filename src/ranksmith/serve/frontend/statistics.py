@@ -8,10 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import Any
 
 from ranksmith.serve.frontend.metrics import Metrics
 from ranksmith.serve.frontend.pool import RefusedError, Reply
+from ranksmith.serve.oip.extensions import InferStatistics, ModelStatistics, StatisticDuration
 
 __all__ = ["Counts", "Statistics", "Total"]
 
@@ -26,6 +26,11 @@ class Total:
     def add(self, ns: float) -> None:
         self.count += 1
         self.ns += round(ns)
+
+    @property
+    def duration(self) -> StatisticDuration:
+        """As it is now."""
+        return StatisticDuration(self.count, self.ns)
 
 
 @dataclass(eq=False)
@@ -49,26 +54,27 @@ class Counts:
     batches: float = 0.0
     last_s: float = 0.0
 
-    def as_triton(self, name: str, version: str) -> dict[str, Any]:
+    def as_triton(self, name: str, version: str) -> ModelStatistics:
         """One entry of Triton's `model_stats`. What is not measured here has a count of 0."""
-        return {
-            "name": name,
-            "version": version,
-            "last_inference": round(1e3 * self.last_s),
-            "inference_count": self.rows,
-            "execution_count": round(self.batches),
-            "inference_stats": {
-                "success": self.success,
-                "fail": self.fail,
-                "queue": self.queue,
-                "compute_input": Total(),
-                "compute_infer": self.compute,
-                "compute_output": Total(),
-                "cache_hit": Total(),
-                "cache_miss": Total(),
-            },
-            "batch_stats": [],
-        }
+        unknown = StatisticDuration(0, 0)
+        return ModelStatistics(
+            name=name,
+            version=version,
+            last_inference=round(1e3 * self.last_s),
+            inference_count=self.rows,
+            execution_count=round(self.batches),
+            inference_stats=InferStatistics(
+                success=self.success.duration,
+                fail=self.fail.duration,
+                queue=self.queue.duration,
+                compute_input=unknown,
+                compute_infer=self.compute.duration,
+                compute_output=unknown,
+                cache_hit=unknown,
+                cache_miss=unknown,
+            ),
+            batch_stats=[],
+        )
 
 
 @dataclass(eq=False)

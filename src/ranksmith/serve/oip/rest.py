@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from ranksmith.serve.frames import Tensor
 from ranksmith.serve.oip import datatypes
@@ -50,6 +50,7 @@ __all__ = [
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
+_NULL = b"null"
 _LONGEST_NAME = 64
 _LONGEST_SHAPE = 16
 _NO_INPUT_PARAMETERS = InputParameters()
@@ -232,7 +233,7 @@ def check_shape(given: InferInput, spec: TensorSpec, signature: ModelSignature) 
 
 def _binary_data(given: InferInput, size: int, rest: memoryview, no_header: bool) -> memoryview:
     name = quoted(given.name)
-    if not _absent(given.data):
+    if _elements(given) is not None:
         raise InvalidRequestError(f"input {name} has both 'data' and 'binary_data_size'; send one of them")
     expected = datatypes.byte_size(given.datatype, given.shape)
     if size < 0 or (expected is not None and size != expected):
@@ -257,17 +258,20 @@ def _json_data(given: InferInput) -> memoryview:
     name = quoted(given.name)
     if given.parameters is not None and given.parameters.shared_memory_region is not None:
         raise InvalidRequestError(f"input {name}: shared memory is not offered")
-    if _absent(given.data):
+    elements = _elements(given)
+    if elements is None:
         raise InvalidRequestError(f"input {name} has neither 'data' nor the parameter 'binary_data_size'")
     try:
-        return datatypes.decode_elements(given.datatype, given.shape, given.data)
+        return datatypes.decode_elements(given.datatype, given.shape, elements)
     except ValueError as error:
         raise InvalidRequestError(f"input {name}: data: {error}") from None
 
 
-def _absent(data: msgspec.Raw) -> bool:
-    view = memoryview(data)
-    return view.nbytes == len(b"null") and bytes(view) == b"null"
+def _elements(given: InferInput) -> Raw | None:
+    """As they were sent; None where there are none, or null."""
+    if given.data is UNSET or bytes(memoryview(given.data)[: len(_NULL) + 1]) == _NULL:
+        return None
+    return given.data
 
 
 def asked_outputs(
