@@ -14,16 +14,18 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from ranksmith._version import __version__
 from ranksmith.serve.frames import Kind, Tensor
 from ranksmith.serve.frontend.answers import as_json, error_handlers
 from ranksmith.serve.frontend.bodies import Bodies
+from ranksmith.serve.frontend.docs import PAGE_HEADERS, docs_page
 from ranksmith.serve.frontend.guard import Guard
 from ranksmith.serve.frontend.limits import Limits
 from ranksmith.serve.frontend.metrics import CONTENT_TYPE
+from ranksmith.serve.frontend.openapi import document_json
 from ranksmith.serve.frontend.pool import Pool, RefusedError, Reply, Served
 from ranksmith.serve.frontend.statistics import Statistics
 from ranksmith.serve.frontend.triton import model_config, repository_index
@@ -90,6 +92,17 @@ class _Handlers:
 
     async def metrics(self, request: Request) -> Response:
         return Response(self.statistics.metrics.text(), media_type=CONTENT_TYPE)
+
+    async def openapi(self, request: Request) -> Response:
+        return Response(document_json(self._active), media_type="application/json")
+
+    async def docs(self, request: Request) -> Response:
+        # The first time it takes as long as some inferences.
+        return HTMLResponse(await asyncio.to_thread(docs_page, self._active), headers=PAGE_HEADERS)
+
+    @property
+    def _active(self) -> tuple[tuple[str, str], ...]:
+        return tuple((name, str(served.generation)) for name, served in sorted(self.pool.models.items()))
 
     async def index(self, request: Request) -> Response:
         async with self.bodies.body(request) as body:
@@ -219,7 +232,11 @@ def _routes(handlers: _Handlers) -> list[Route]:
         Route("/v2/health/live", handlers.live),
         Route("/v2/health/ready", handlers.ready),
         Route("/v2", handlers.server),
+        # Where the protocol's OpenAPI file has it; its text says /v2.
+        Route("/v2/", handlers.server),
         Route("/metrics", handlers.metrics),
+        Route("/openapi.json", handlers.openapi),
+        Route("/docs", handlers.docs),
         Route("/v2/models/stats", handlers.all_stats),
         Route("/v2/repository/index", handlers.index, methods=["POST"]),
         Route("/predict", handlers.predict, methods=["POST"]),
