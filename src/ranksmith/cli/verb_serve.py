@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,11 +29,20 @@ def serve(
     grpc_port: Annotated[
         int, typer.Option("--grpc-port", metavar="PORT", min=0, max=65535, help="0: any that is free.")
     ] = 8001,
+    http_uds: Annotated[
+        Path | None,
+        typer.Option(
+            "--http-uds",
+            metavar="PATH",
+            help="HTTP on a Unix socket as well, which only this user may open.",
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[
         int, typer.Option("--workers", metavar="N", min=1, help="Processes that run each model, with a copy each.")
     ] = 1,
     frontends: Annotated[
-        int, typer.Option("--frontends", metavar="N", min=1, help="Processes that share the port.")
+        int, typer.Option("--frontends", metavar="N", min=1, help="Processes that share the addresses.")
     ] = 1,
     threads: ThreadsOption = None,
     max_batch: Annotated[
@@ -91,6 +101,7 @@ def serve(
         host=host,
         http_port=http_port,
         grpc_port=grpc_port,
+        http_uds=http_uds,
         workers=workers,
         frontends=frontends,
         rollback_s=rollback_window,

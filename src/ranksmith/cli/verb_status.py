@@ -22,4 +22,5 @@ def status(state_dir: StateDirOption = None, as_json: JsonOption = False) -> Non
         (entry.model, entry.generation, "yes" if entry.is_active else "", len(entry.workers), entry.source)
         for entry in told.generations
     ]
-    show(table(columns, rows, title=f"{told.http}, gRPC {told.grpc}", right=("generation", "workers")))
+    http = told.http if told.http_uds is None else f"{told.http}, {told.http_uds}"
+    show(table(columns, rows, title=f"{http}, gRPC {told.grpc}", right=("generation", "workers")))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
 from ranksmith.serve.frames import DEFAULT_LIMITS, Limits
+from ranksmith.serve.socket_file import SocketFile
 from ranksmith.serve.transport import Link, OnFrame, OnLost, accept
 
 __all__ = ["Listener", "OnLink", "listen"]
@@ -24,10 +24,9 @@ OnLink = Callable[[Link], None]
 class Listener:
     """Accepts links on a socket file until it is closed; the links it accepted live on. Made by `listen`."""
 
-    def __init__(self, listening: socket.socket, path: Path, accepted: Callable[[socket.socket], None]) -> None:
-        self._socket = listening
-        self._path = path
-        self._inode = path.stat().st_ino
+    def __init__(self, file: SocketFile, accepted: Callable[[socket.socket], None]) -> None:
+        self._file = file
+        self._socket = file.socket
         self._accepted = accepted
         self._loop = asyncio.get_running_loop()
         self._resume: asyncio.TimerHandle | None = None
@@ -40,7 +39,7 @@ class Listener:
 
     def is_serving(self) -> bool:
         """Whether links are still accepted."""
-        return self._socket.fileno() >= 0
+        return self._file.is_open
 
     def close(self) -> None:
         """Accept no more links and remove the socket file."""
@@ -49,10 +48,7 @@ class Listener:
         if self._resume is not None:
             self._resume.cancel()
         self._loop.remove_reader(self._socket)
-        # A successor may have put its own file there; ours keeps its inode number for as long as the socket is open.
-        if self._path.exists() and self._path.stat().st_ino == self._inode:
-            self._path.unlink()
-        self._socket.close()
+        self._file.close()
 
     async def wait_closed(self) -> None:
         """For the likeness to `asyncio.Server`: `close` has nothing to wait for."""
@@ -98,32 +94,6 @@ async def listen(
     def accepted(connected: socket.socket) -> None:
         accept(connected, on_link, on_frame, on_lost, limits)
 
-    place = Path(path)
-    _remove_if_stale(place)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listening.setblocking(False)
-        listening.bind(os.fspath(place))
-        # Nobody can connect before `listen`, so the file is never open to others.
-        place.chmod(0o600)
-        listening.listen(backlog)
-        listener = Listener(listening, place, accepted)
-    except BaseException:
-        listening.close()
-        raise
+    listener = Listener(SocketFile.listen(Path(path), backlog), accepted)
     listener._start()
     return listener
-
-
-def _remove_if_stale(path: Path) -> None:
-    """Remove a socket file that nobody listens on; leave anything else for `bind` to refuse."""
-    if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            path.unlink()
-        except BlockingIOError:
-            return

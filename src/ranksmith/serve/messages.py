@@ -204,6 +204,7 @@ class StatusReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema",
     http: str
     grpc: str | None
     generations: list[GenerationStatus]
+    http_uds: str | None = None
 
 
 AdminReply = Receipt | StatusReply | Failure

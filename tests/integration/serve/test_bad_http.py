@@ -20,7 +20,7 @@ class TestPaths:
         "path",
         [
             "/",
-            "/v2/",
+            "/v2//",
             "/v3",
             "/v2/models",
             "/v2/models/demo/",

@@ -1,7 +1,8 @@
-"""`python -m ranksmith.serve.frontend NUMBER HOST HTTP_PORT GRPC_PORT FOLDER PARENT`: started by the supervisor, with a
-socket to it as standard input; the front ends keep what they count in FOLDER.
+"""`python -m ranksmith.serve.frontend NUMBER HOST HTTP_PORT GRPC_PORT FOLDER [DESCRIPTOR] PARENT`: started by the
+supervisor, with a socket to it as standard input; the front ends keep what they count in FOLDER.
 
-Listens beside the other front ends (SO_REUSEPORT); ends, after answering what it admitted, on SIGTERM.
+Listens beside the other front ends (SO_REUSEPORT), and accepts with them from the Unix socket whose descriptor it is
+given; ends, after answering what it admitted, on SIGTERM.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +34,18 @@ from ranksmith.serve.transport import Link, LinkClosedError, adopt
 _GRACE_S = 30
 _LOOK_S = 0.02
 _LAST_WORDS_S = 0.2
+_ACQUAINT_S = 2.0
 _ACCEPT_PASSES = 100
 
 
 class _Server(uvicorn.Server):
-    """HTTP, and gRPC that ends with it: within `shutdown`, after which uvicorn raises the signal anew."""
+    """HTTP, and gRPC that ends with it: within `shutdown`, after which uvicorn raises the signal anew.
 
-    def __init__(self, config: uvicorn.Config, grpc: GrpcServer) -> None:
-        super().__init__(config)
-        self._grpc = grpc
+    Attributes:
+        grpc: set before `serve`.
+    """
+
+    grpc: GrpcServer
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for listening in sockets or []:
@@ -52,7 +57,7 @@ class _Server(uvicorn.Server):
             server.close()
         # uvicorn closes what is idle: who was accepted last is to be read first.
         await asyncio.sleep(_LAST_WORDS_S)
-        await asyncio.gather(super().shutdown(sockets), self._grpc.stop(_GRACE_S))
+        await asyncio.gather(super().shutdown(sockets), self.grpc.stop(_GRACE_S))
 
     async def _accept_waiting(self, listening: socket.socket) -> int:
         """Take the connections that the kernel has made for us, as closing the socket would reset them; how many."""
@@ -73,6 +78,17 @@ class _Server(uvicorn.Server):
         return made
 
 
+async def _acquainted(pool: Pool) -> None:
+    """Wait for the models and a worker of each, so that nobody is told that there are none.
+
+    Not for long: where no worker lives, that is to be told.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_ACQUAINT_S):
+            while not pool.is_all_ready:
+                await asyncio.sleep(_LOOK_S)
+
+
 async def _tell_drained(pool: Pool, control: Link) -> None:
     """Tell the supervisor, each time that workers come or go, when only requests of active generations are held."""
     while not control.is_closed:
@@ -86,7 +102,7 @@ async def _tell_drained(pool: Pool, control: Link) -> None:
             return
 
 
-async def _serve(host: str, http_port: int, grpc_port: int, folder: Path) -> None:
+async def _serve(host: str, http_port: int, grpc_port: int, folder: Path, shared: Sequence[socket.socket]) -> None:
     pool, limits, statistics = Pool(), Limits(), Statistics(SharedCounts(folder))
     app, http = make_http(pool, limits, statistics)
     config = uvicorn.Config(
@@ -100,13 +116,7 @@ async def _serve(host: str, http_port: int, grpc_port: int, folder: Path) -> Non
         timeout_graceful_shutdown=_GRACE_S,
         server_header=False,
     )
-    address = address_of(host, grpc_port)
-    server = _Server(
-        config,
-        await start_grpc(
-            pool, address, deadline_s=limits.deadline_s, most_bytes=limits.body_bytes, statistics=statistics
-        ),
-    )
+    server = _Server(config)
 
     def told(link: Link, frame: Frame) -> None:
         statistics.routing = routing = loads(frame.meta, Routing)
@@ -116,6 +126,14 @@ async def _serve(host: str, http_port: int, grpc_port: int, folder: Path) -> Non
         server.should_exit = True
 
     control = await adopt(socket.socket(fileno=sys.stdin.fileno()), on_frame=told, on_lost=alone)
+    await _acquainted(pool)
+    server.grpc = await start_grpc(
+        pool,
+        address_of(host, grpc_port),
+        deadline_s=limits.deadline_s,
+        most_bytes=limits.body_bytes,
+        statistics=statistics,
+    )
     listening = bound(host, http_port)
 
     async def tell_when_up() -> None:
@@ -125,16 +143,17 @@ async def _serve(host: str, http_port: int, grpc_port: int, folder: Path) -> Non
         await _tell_drained(pool, control)
 
     telling = asyncio.ensure_future(tell_when_up())
-    await server.serve(sockets=[listening])
+    await server.serve(sockets=[listening, *shared])
     telling.cancel()
 
 
 def main() -> None:
-    number, host, http_port, grpc_port, folder, parent = sys.argv[1:]
+    number, host, http_port, grpc_port, folder, *descriptors, parent = sys.argv[1:]
     begin(f"frontend {number}", int(parent))
     logs.configure()
+    shared = [socket.socket(fileno=int(descriptor)) for descriptor in descriptors]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(host, int(http_port), int(grpc_port), Path(folder)))
+        runner.run(_serve(host, int(http_port), int(grpc_port), Path(folder), shared))
 
 
 if __name__ == "__main__":

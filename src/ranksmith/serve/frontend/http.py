@@ -13,7 +13,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from ranksmith._version import __version__
@@ -21,26 +21,25 @@ from ranksmith.serve.frontend.answers import as_json, error_handlers
 from ranksmith.serve.frontend.asking import Asking
 from ranksmith.serve.frontend.bodies import Bodies
 from ranksmith.serve.frontend.connection import Connection
+from ranksmith.serve.frontend.docs import PAGE_HEADERS, docs_page
 from ranksmith.serve.frontend.exchange import Direct
 from ranksmith.serve.frontend.guard import Guard
 from ranksmith.serve.frontend.infer import Infer
 from ranksmith.serve.frontend.limits import Limits
 from ranksmith.serve.frontend.metrics import CONTENT_TYPE
+from ranksmith.serve.frontend.openapi import document_json
 from ranksmith.serve.frontend.pool import Pool, Served
 from ranksmith.serve.frontend.predict import Predict
 from ranksmith.serve.frontend.shortcut import ShortConnection
 from ranksmith.serve.frontend.statistics import Statistics
 from ranksmith.serve.frontend.triton import model_config, repository_index
-from ranksmith.serve.oip.schema import ModelMetadata, ServerMetadata
+from ranksmith.serve.oip.extensions import AllStatistics, IndexRequest
+from ranksmith.serve.oip.schema import ModelMetadata, ModelReady, ServerLive, ServerMetadata, ServerReady
 from ranksmith.serve.oip.signature import InvalidRequestError
 
 __all__ = ["make_http"]
 
 _EXTENSIONS = ["binary_tensor_data", "model_configuration", "statistics"]
-
-
-class _IndexRequest(msgspec.Struct):
-    ready: bool | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +49,11 @@ class _Handlers:
     statistics: Statistics
 
     async def live(self, request: Request) -> Response:
-        return as_json({"live": True})
+        return as_json(ServerLive(True))
 
     async def ready(self, request: Request) -> Response:
         ready = self.pool.is_all_ready
-        return as_json({"ready": ready}, status=200 if ready else 503)
+        return as_json(ServerReady(ready), status=200 if ready else 503)
 
     async def server(self, request: Request) -> Response:
         return as_json(ServerMetadata("ranksmith", __version__, _EXTENSIONS))
@@ -64,7 +63,7 @@ class _Handlers:
         if name in self.pool.models:
             self._served(request)
         ready = self.pool.is_ready(name)
-        return as_json({"name": name, "ready": ready}, status=200 if ready else 503)
+        return as_json(ModelReady(name, ready), status=200 if ready else 503)
 
     async def model(self, request: Request) -> Response:
         served = self._served(request)
@@ -82,17 +81,28 @@ class _Handlers:
 
     def _stats(self, models: Sequence[Served]) -> Response:
         versions = [(served.hello.name, served.generation) for served in models]
-        return as_json({"model_stats": self.statistics.model_stats(versions)})
+        return as_json(AllStatistics(self.statistics.model_stats(versions)))
 
     async def metrics(self, request: Request) -> Response:
         # In a thread: the more generations there were, the longer it takes.
         return Response(await asyncio.to_thread(self.statistics.metrics), media_type=CONTENT_TYPE)
 
+    async def openapi(self, request: Request) -> Response:
+        return Response(document_json(self._active), media_type="application/json")
+
+    async def docs(self, request: Request) -> Response:
+        # The first time it takes as long as some inferences.
+        return HTMLResponse(await asyncio.to_thread(docs_page, self._active), headers=PAGE_HEADERS)
+
+    @property
+    def _active(self) -> tuple[tuple[str, str], ...]:
+        return tuple((name, str(served.generation)) for name, served in sorted(self.pool.models.items()))
+
     async def index(self, request: Request) -> Response:
         with self.bodies.held() as parts:
             body = await self.bodies.read(request, parts)
             try:
-                asked = msgspec.json.decode(body or b"{}", type=_IndexRequest)
+                asked = msgspec.json.decode(body or b"{}", type=IndexRequest)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise InvalidRequestError("the body is not JSON with 'ready' true or false") from error
         return as_json(repository_index(self.pool, only_ready=bool(asked.ready)))
@@ -135,7 +145,11 @@ def _routes(handlers: _Handlers, inferring: Infer, predicting: Predict) -> list[
         Route("/v2/health/live", handlers.live),
         Route("/v2/health/ready", handlers.ready),
         Route("/v2", handlers.server),
+        # Where the protocol's OpenAPI file has it; its text says /v2.
+        Route("/v2/", handlers.server),
         Route("/metrics", handlers.metrics),
+        Route("/openapi.json", handlers.openapi),
+        Route("/docs", handlers.docs),
         Route("/v2/models/stats", handlers.all_stats),
         Route("/v2/repository/index", handlers.index, methods=["POST"]),
         Route("/predict", predicting.predict, methods=["POST"]),

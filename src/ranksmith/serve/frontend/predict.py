@@ -14,6 +14,7 @@ from ranksmith.serve.frontend.bodies import Bodies, image_in
 from ranksmith.serve.frontend.guard import id_of
 from ranksmith.serve.frontend.pool import RefusedError, Served
 from ranksmith.serve.messages import Ask
+from ranksmith.serve.oip.schema import Predictions
 from ranksmith.serve.oip.signature import InvalidRequestError, quoted
 
 __all__ = ["Predict"]
@@ -40,7 +41,7 @@ class Predict:
         if "text/plain" in request.headers.get("accept", ""):
             best = predictions[0]
             return PlainTextResponse(f"{best.label if best.label is not None else best.index}\n")
-        return as_json({"model": served.hello.name, "version": str(reply.generation), "predictions": predictions})
+        return as_json(Predictions(served.hello.name, str(reply.generation), predictions))
 
     def _served(self, request: Request) -> Served:
         """The model that the path names, or the only one there is."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from ranksmith.serve.frontend.counts import Counts, Histogram
 from ranksmith.serve.frontend.metrics import metrics_text
 from ranksmith.serve.frontend.pool import RefusedError, Reply
 from ranksmith.serve.frontend.shared import SharedCounts
 from ranksmith.serve.messages import Routing
+from ranksmith.serve.oip.extensions import InferStatistics, ModelStatistics, StatisticDuration
 
 __all__ = ["Counting", "Statistics"]
 
@@ -53,7 +53,7 @@ class Statistics:
     def metrics(self) -> bytes:
         return metrics_text(self.counts.all(), self.routing)
 
-    def model_stats(self, versions: Iterable[tuple[str, int]]) -> list[dict[str, Any]]:
+    def model_stats(self, versions: Iterable[tuple[str, int]]) -> list[ModelStatistics]:
         """Triton's `model_stats` of these models and generations."""
         known = self.counts.all()
         return [_model_stats(name, number, known.get((name, number)) or Counts()) for name, number in versions]
@@ -82,32 +82,32 @@ class Counting:
         self.counts.ended()
 
 
-def _model_stats(name: str, generation: int, counts: Counts) -> dict[str, Any]:
+def _model_stats(name: str, generation: int, counts: Counts) -> ModelStatistics:
     """What is not measured here has a count of 0; what a batch took counts for every request in it."""
     nothing = _total(0, 0.0)
-    return {
-        "name": name,
-        "version": str(generation),
-        "last_inference": round(1e3 * counts.last_s),
-        "inference_count": counts.rows,
-        "execution_count": counts.batches,
-        "inference_stats": {
-            "success": _of(counts.request),
-            "fail": _total(sum(counts.failures.values()), counts.failed_s),
-            "queue": _of(counts.queue),
-            "compute_input": _of(counts.decode),
-            "compute_infer": _of(counts.compute),
-            "compute_output": nothing,
-            "cache_hit": nothing,
-            "cache_miss": nothing,
-        },
-        "batch_stats": [],
-    }
+    return ModelStatistics(
+        name=name,
+        version=str(generation),
+        last_inference=round(1e3 * counts.last_s),
+        inference_count=counts.rows,
+        execution_count=counts.batches,
+        inference_stats=InferStatistics(
+            success=_of(counts.request),
+            fail=_total(sum(counts.failures.values()), counts.failed_s),
+            queue=_of(counts.queue),
+            compute_input=_of(counts.decode),
+            compute_infer=_of(counts.compute),
+            compute_output=nothing,
+            cache_hit=nothing,
+            cache_miss=nothing,
+        ),
+        batch_stats=[],
+    )
 
 
-def _of(histogram: Histogram) -> dict[str, int]:
+def _of(histogram: Histogram) -> StatisticDuration:
     return _total(histogram.count, histogram.total)
 
 
-def _total(count: int, seconds: float) -> dict[str, int]:
-    return {"count": count, "ns": round(1e9 * seconds)}
+def _total(count: int, seconds: float) -> StatisticDuration:
+    return StatisticDuration(count, round(1e9 * seconds))

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from ranksmith.serve.frames import Tensor
 from ranksmith.serve.oip import datatypes
@@ -36,6 +36,7 @@ __all__ = ["HEADER_LENGTH", "decode", "encode", "parse_header_length"]
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
+_NULL = b"null"
 _REQUEST = msgspec.json.Decoder(InferRequest)
 _RESPONSE = msgspec.json.Encoder()
 
@@ -141,7 +142,7 @@ class _Contents:
         return self._binary(given, shape, parameters.binary_data_size)
 
     def _binary(self, given: InferInput, shape: tuple[int, ...], size: int) -> memoryview:
-        if not _absent(given.data):
+        if _elements(given) is not None:
             raise InvalidRequestError(
                 f"input {quoted(given.name)} has both 'data' and 'binary_data_size'; send one of them"
             )
@@ -164,17 +165,20 @@ def _json_data(given: InferInput, shape: tuple[int, ...]) -> memoryview:
     name = quoted(given.name)
     if given.parameters is not None and given.parameters.shared_memory_region is not None:
         raise InvalidRequestError(f"input {name}: shared memory is not offered")
-    if _absent(given.data):
+    elements = _elements(given)
+    if elements is None:
         raise InvalidRequestError(f"input {name} has neither 'data' nor the parameter 'binary_data_size'")
     try:
-        return datatypes.decode_elements(given.datatype, shape, given.data)
+        return datatypes.decode_elements(given.datatype, shape, elements)
     except ValueError as error:
         raise ValueError(f"data: {error}") from None
 
 
-def _absent(data: msgspec.Raw) -> bool:
-    view = memoryview(data)
-    return view.nbytes == len(b"null") and bytes(view) == b"null"
+def _elements(given: InferInput) -> Raw | None:
+    """As they were sent; None where there are none, or null."""
+    if given.data is UNSET or bytes(memoryview(given.data)[: len(_NULL) + 1]) == _NULL:
+        return None
+    return given.data
 
 
 def _decode_raw(view: memoryview, signature: ModelSignature) -> Asked:

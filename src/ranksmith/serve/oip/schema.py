@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from ranksmith.serve.messages import TensorInfo
+from ranksmith.serve.messages import Prediction, TensorInfo
 
 __all__ = [
     "Dimension",
@@ -22,15 +22,46 @@ __all__ = [
     "InferResponse",
     "InputParameters",
     "ModelMetadata",
+    "ModelReady",
     "OutputParameters",
     "Parameter",
+    "Predictions",
     "RequestedOutput",
     "RequestedOutputParameters",
+    "ServerLive",
     "ServerMetadata",
+    "ServerReady",
+    "TensorData",
 ]
 
 Dimension = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Parameter = bool | int | float | str | None
+TensorData = Annotated[
+    Raw,
+    msgspec.Meta(
+        description="The elements in row-major order, in one list or in lists nested as the shape says.",
+        extra_json_schema={"type": ["array", "null"], "items": {"type": ["array", "number", "string", "boolean"]}},
+    ),
+]
+
+
+class ServerLive(Struct, frozen=True):
+    """The answer of `GET /v2/health/live`."""
+
+    live: bool
+
+
+class ServerReady(Struct, frozen=True):
+    """The answer of `GET /v2/health/ready`."""
+
+    ready: bool
+
+
+class ModelReady(Struct, frozen=True):
+    """The answer of `GET /v2/models/M/ready`."""
+
+    name: str
+    ready: bool
 
 
 class ServerMetadata(Struct, frozen=True):
@@ -65,7 +96,7 @@ class InferInput(Struct, frozen=True):
     datatype: str
     shape: list[Dimension]
     parameters: InputParameters | None = None
-    data: Raw = Raw(b"null")
+    data: TensorData | UnsetType = UNSET
 
 
 class RequestedOutputParameters(Struct, frozen=True):
@@ -116,6 +147,14 @@ class InferResponse(Struct, frozen=True):
     outputs: list[InferOutput]
     id: str | UnsetType = UNSET
     parameters: dict[str, Any] | UnsetType = UNSET
+
+
+class Predictions(Struct, frozen=True):
+    """The answer of `POST /predict`: classes of an image, the most probable first."""
+
+    model: str
+    version: str
+    predictions: list[Prediction]
 
 
 class ErrorResponse(Struct, frozen=True):

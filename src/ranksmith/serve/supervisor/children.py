@@ -37,12 +37,14 @@ class Child:
         *,
         on_frame: Callable[[Frame], None],
         on_exit: Callable[[int], None],
+        descriptors: Sequence[int] = (),
     ) -> Child:
         """Run `python -m MODULE ARGUMENTS… OUR_PID`.
 
         Args:
             on_frame: what it tells us.
             on_exit: called once with its exit status, negative for a signal.
+            descriptors: that it inherits, under the same numbers.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -50,6 +52,7 @@ class Child:
                 [sys.executable, "-m", module, *arguments, str(os.getpid())],
                 stdin=theirs.fileno(),
                 stdout=sys.stderr,
+                pass_fds=descriptors,
                 # Ctrl-C in the terminal is told to us alone, and we end the others in order.
                 process_group=0,
             )

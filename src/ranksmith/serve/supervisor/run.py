@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import os
 import signal
-import socket
 import tempfile
 import time
 from collections import Counter
@@ -43,7 +42,7 @@ from ranksmith.serve.messages import (
     dumps,
     loads,
 )
-from ranksmith.serve.ports import address_of, bound
+from ranksmith.serve.supervisor.addresses import reserved
 from ranksmith.serve.supervisor.children import Child, describe, gone
 from ranksmith.serve.supervisor.generation import Generation
 from ranksmith.serve.supervisor.restarts import Restarts
@@ -70,7 +69,8 @@ class Options:
     Attributes:
         http_port, grpc_port: 0: any that is free.
         workers: processes per model.
-        frontends: processes that share the ports.
+        http_uds: path of a Unix socket for HTTP, beside the port.
+        frontends: processes that share the addresses.
         rollback_s: how long a generation that was replaced is kept warm.
     """
 
@@ -78,6 +78,7 @@ class Options:
     host: str = "127.0.0.1"
     http_port: int = 8000
     grpc_port: int = 8001
+    http_uds: Path | None = None
     workers: int = 1
     frontends: int = 1
     rollback_s: float = 60.0
@@ -125,22 +126,20 @@ class Supervisor:
 
         Raises:
             ModelError: a model cannot be loaded.
-            UsageError: a port or the state directory is taken.
+            UsageError: an address or the state directory is taken.
             OutputError: the state directory cannot be written.
         """
         setproctitle.setproctitle("ranksmith supervisor")
         over = asyncio.Event()
         for ending in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(ending, over.set)
-        host, options = self._options.host, self._options
+        options = self._options
         self._state.prepare()
         with (
-            _reserved(host, options.http_port, "--http-port") as http,
-            _reserved(host, options.grpc_port, "--grpc-port") as grpc,
+            reserved(options.host, options.http_port, options.grpc_port, options.http_uds) as self._at,
             tempfile.TemporaryDirectory(prefix="ranksmith-", ignore_cleanup_errors=True) as folder,
         ):
             self._folder = Path(folder)
-            self._ports = (http.getsockname()[1], grpc.getsockname()[1])
             admin = await serve_admin(self._state.socket, self._administer)
             started = asyncio.ensure_future(self._start())
             ended = asyncio.ensure_future(over.wait())
@@ -198,13 +197,7 @@ class Supervisor:
         for model in self._models.values():
             for note in model.active.hello.notes if model.active.hello else []:
                 self._log.warning(note, model=model.name)
-        http, grpc = self._addresses
-        self._log.info("serving", models=sorted(self._models), http=http, grpc=grpc, workers=self._options.workers)
-
-    @property
-    def _addresses(self) -> tuple[str, str]:
-        http, grpc = (address_of(self._options.host, port) for port in self._ports)
-        return f"http://{http}", grpc
+        self._log.info("serving", models=sorted(self._models), **self._at.told, workers=self._options.workers)
 
     async def _start_front(self, front: _Front) -> None:
         front.is_ready, front.started_s, front.drained = False, time.monotonic(), {}
@@ -218,9 +211,10 @@ class Supervisor:
 
         front.child = await Child.start(
             "ranksmith.serve.frontend",
-            [str(front.number), self._options.host, *map(str, self._ports), str(self._folder)],
+            [str(front.number), *self._at.arguments, str(self._folder), *map(str, self._at.descriptors)],
             on_frame=told,
             on_exit=lambda status: self._front_exited(front, status),
+            descriptors=self._at.descriptors,
         )
         self._route()
 
@@ -260,11 +254,9 @@ class Supervisor:
     async def _administer(self, request: AdminRequest) -> AdminReply:
         if isinstance(request, Deploy | Rollback):
             return await self._swap(request)
-        http, grpc = self._addresses
         return StatusReply(
             supervisor=os.getpid(),
-            http=http,
-            grpc=grpc,
+            **self._at.told,
             generations=[
                 GenerationStatus(
                     model=model.name,
@@ -345,6 +337,8 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*self._tasks.cancel(), *waiting, return_exceptions=True)
         fronts = [front.child for front in self._fronts if front.child]
+        # Before they are told: each accepts who has come so far, and after that nobody may come.
+        self._at.withdraw()
         for child in fronts:
             child.terminate()
         await gone(fronts, _GRACE_S)
@@ -354,19 +348,3 @@ class Supervisor:
 
 def _numbered(spec: WorkerSpec, generation: int) -> WorkerSpec:
     return msgspec.structs.replace(spec, generation=generation)
-
-
-def _reserved(host: str, port: int, option: str) -> socket.socket:
-    """The port, bound and not listened on, so that it stays ours while front ends come and go.
-
-    Raises:
-        UsageError: it is taken, or not ours to take.
-    """
-    try:
-        # Another server of ours would share the port with us, and take half of the requests.
-        bound(host, port, shared=False).close()
-        return bound(host, port)
-    except OSError as error:
-        raise UsageError(
-            f"cannot listen on {host} port {port}: {error.strerror}", hint=f"choose another with {option}"
-        ) from error

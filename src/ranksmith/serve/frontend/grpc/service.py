@@ -76,7 +76,9 @@ class Service:
         return response
 
     async def model_config(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
-        return pb.ModelConfigResponse(config=model_config(self._served(request.name, request.version)))
+        return pb.ModelConfigResponse(
+            config=msgspec.to_builtins(model_config(self._served(request.name, request.version)))
+        )
 
     async def model_statistics(
         self, request: pb.ModelStatisticsRequest, context: Context
@@ -94,7 +96,9 @@ class Service:
     ) -> pb.RepositoryIndexResponse:
         if request.repository_name:
             raise InvalidRequestError("repository_name must be empty: there is only one repository")
-        return pb.RepositoryIndexResponse(models=repository_index(self._pool, only_ready=request.ready))
+        return pb.RepositoryIndexResponse(
+            models=msgspec.to_builtins(repository_index(self._pool, only_ready=request.ready))
+        )
 
     @property
     def _pool(self) -> Pool:
