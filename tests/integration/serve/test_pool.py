@@ -8,8 +8,9 @@ from typing import Any
 
 from ranksmith.serve.frames import Frame, Kind
 from ranksmith.serve.frontend.pool import Pool
+from ranksmith.serve.listener import listen
 from ranksmith.serve.messages import Routing, WorkerAt, dumps
-from ranksmith.serve.transport import Link, listen
+from ranksmith.serve.transport import Link
 from tests.integration.serve.test_cancel import HELLO
 
 
