@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import structlog
 import uvicorn
 
 from ranksmith.serve.frames import Frame, Kind
@@ -16,6 +17,7 @@ from ranksmith.serve.frontend.pool import Pool
 from ranksmith.serve.listener import listen
 from ranksmith.serve.messages import Hello, Routing, TensorInfo, WorkerAt, dumps
 from ranksmith.serve.transport import Link
+from tests.integration.serve.front import run
 
 HELLO = Hello(
     name="slow",
@@ -77,6 +79,22 @@ def test_a_closed_connection_cancels_its_request(tmp_path: Path) -> None:
             assert (told.kind, told.request) == (Kind.CANCEL, asked.request)
 
     asyncio.run(scene())
+
+
+def test_a_pipeline_that_is_closed_is_no_bug(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with front_end(tmp_path) as (port, frames):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nlook" * 2)
+            assert (await frames.get()).kind is Kind.IMAGE
+            writer.close()
+            await writer.wait_closed()
+            assert (await frames.get()).kind is Kind.CANCEL
+
+    with structlog.testing.capture_logs() as logged:
+        # As front ends do; its transports refuse what is written after their end.
+        run(scene)
+    assert logged == []
 
 
 def test_a_deadline_that_passes_cancels_its_request(tmp_path: Path) -> None:

@@ -218,6 +218,19 @@ class TestStatus:
 
         run(test)
 
+    def test_what_is_no_message(self, tmp_path: Path) -> None:
+        async def test() -> None:
+            async with front_end(tmp_path, echo) as front:
+                for service, method in (
+                    ("inference.GRPCInferenceService", "ModelInfer"),
+                    ("grpc.health.v1.Health", "Check"),
+                ):
+                    call = front.channel.unary_unary(f"/{service}/{method}")(b"\xff")
+                    told = await front.refused(call)
+                    assert told == (Code.INVALID_ARGUMENT, "the request is not a message of this method")
+
+        run(test)
+
     def test_a_model_that_is_not_ready(self, tmp_path: Path) -> None:
         async def test() -> None:
             async with front_end(tmp_path, None) as front:

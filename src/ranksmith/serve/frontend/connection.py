@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import msgspec
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ranksmith.serve.frontend.limits import Limits
 
@@ -40,6 +40,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self.waiting: asyncio.Task[Any] | None = None
         self.is_lost = False
+        self._cycles: list[RequestResponseCycle] = []
         self._in_head = True
         self._got_on = False
         self._pending_bytes = 0
@@ -58,6 +59,9 @@ class Connection(HttpToolsProtocol):
         self._forget_patience()
         if self._stall is not None:
             self._stall.cancel()
+        # uvicorn tells only the last one of a pipeline; the others would write to a closed transport.
+        for cycle in self._cycles:
+            cycle.disconnected = True
         super().connection_lost(exc)
         self.is_lost = True
         if self.waiting is not None:
@@ -86,6 +90,7 @@ class Connection(HttpToolsProtocol):
         self._in_head, self._got_on = False, True
         self._wait(self.limits.body_s + self.limits.linger_s, self._body_late)
         super().on_headers_complete()
+        self._cycles = [cycle for cycle in (*self._cycles, self.cycle) if cycle and not cycle.response_complete]
 
     def on_body(self, body: bytes) -> None:
         self._got_on = True

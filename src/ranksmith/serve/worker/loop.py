@@ -82,6 +82,9 @@ class WorkerLoop:
         if self.model.preprocess is None:
             self._fail(link, frame, "invalid", f"{self.model.spec.name} takes no images")
             return
+        if not frame.tensors:
+            self._fail(link, frame, "invalid", "there is no image")
+            return
         loop = asyncio.get_running_loop()
         start = time.monotonic()
         try:

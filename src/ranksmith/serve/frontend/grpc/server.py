@@ -15,6 +15,7 @@ from ranksmith.serve.frontend.grpc.health import Health
 from ranksmith.serve.frontend.grpc.infer import Inference
 from ranksmith.serve.frontend.grpc.service import SERVICE, Service
 from ranksmith.serve.frontend.grpc.stream import Streams
+from ranksmith.serve.frontend.grpc.unreadable import RefuseUnreadable
 from ranksmith.serve.frontend.pool import Pool
 from ranksmith.serve.frontend.statistics import Statistics
 from ranksmith.serve.oip.proto import open_inference_pb2 as pb
@@ -81,7 +82,7 @@ async def start_grpc(
         ("grpc.max_receive_message_length", most_bytes),
         ("grpc.max_send_message_length", -1),
     ]
-    server = grpc.aio.server(options=options)
+    server = grpc.aio.server(options=options, interceptors=[RefuseUnreadable()])
     health = Health(pool, SERVICE)
     inference = Inference(pool, deadline_s, statistics or Statistics())
     streams = Streams(inference, most_bytes)
