@@ -16,8 +16,9 @@ import tritonclient.grpc.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from ranksmith.runtime.session import Session
-from ranksmith.serve.frames import Frame, Kind
+from ranksmith.serve.frames import Frame, Kind, Tensor
 from ranksmith.serve.frontend.grpc import stream
+from ranksmith.serve.messages import Answer, dumps
 from ranksmith.serve.oip.proto import open_inference_pb2 as pb
 from ranksmith.serve.transport import Link
 from tests.integration.serve.front import Code, Front, echo, front_end, infer, run, silent
@@ -235,6 +236,26 @@ class TestLimits:
             for _ in range(number):
                 await call.write(infer())
             await call.done_writing()
+
+        run(test)
+
+    def test_a_client_that_reads_no_answers_is_not_read_from(self, tmp_path: Path) -> None:
+        number = 600
+
+        def talkative(link: Link, frame: Frame) -> None:
+            tensor = Tensor("y", "FP32", (1, 2**16), bytes(2**18))
+            answer = dumps(Answer(queue_ms=0, compute_ms=0, rows=1))
+            link.send(Frame(Kind.RESULT, frame.request, frame.generation, meta=answer, tensors=(tensor,)))
+
+        async def test() -> None:
+            async with front_end(tmp_path, talkative) as front:
+                call = opened(front)
+                for _ in range(number):
+                    await call.write(infer())
+                await call.done_writing()
+                await front.stub.ModelInfer(infer())
+                assert front.frames.qsize() < number // 2
+                assert sum([1 async for answer in call]) == number
 
         run(test)
 
