@@ -52,13 +52,16 @@ class Client:
     def send(self, model: str, rows: int, **more: Any) -> None:
         self._client.async_stream_infer(model, [asked("image", pictures(rows))], **more)
 
+    def told(self) -> tuple[Any, InferenceServerException | None]:
+        return self._told.get(timeout=TIMEOUT_S)
+
     def answer(self) -> Any:
-        result, error = self._told.get(timeout=TIMEOUT_S)
+        result, error = self.told()
         assert error is None
         return result
 
     def error(self) -> str:
-        result, error = self._told.get(timeout=TIMEOUT_S)
+        result, error = self.told()
         assert result is None
         return str(error)
 
@@ -112,13 +115,16 @@ class TestTritonClient:
 
     def test_the_end_comes_after_the_answers(self) -> None:
         with serving("demo") as server, Client(server.grpc_address) as client:
-            for _ in range(100):
-                client.send("demo", 4)
+            for number in range(100):
+                client.send("demo", 4, request_id=str(number))
             client.answer()
             server.process.terminate()
-            for _ in range(99):
-                assert client.answer().as_numpy("logits").shape == (4, 10)
-            assert client.error() == (
+            answered = 1
+            while (told := client.told())[1] is None:
+                assert told[0].get_response().id == str(answered)
+                assert told[0].as_numpy("logits").shape == (4, 10)
+                answered += 1
+            assert str(told[1]) == (
                 "[StatusCode.UNAVAILABLE] the server is ending; requests that were not answered have not been taken"
             )
             assert server.process.wait(TIMEOUT_S) == 0
