@@ -16,8 +16,9 @@ import tritonclient.grpc.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from ranksmith.runtime.session import Session
-from ranksmith.serve.frames import Frame, Kind
+from ranksmith.serve.frames import Frame, Kind, Tensor
 from ranksmith.serve.frontend.grpc import stream
+from ranksmith.serve.messages import Answer, dumps
 from ranksmith.serve.oip.proto import open_inference_pb2 as pb
 from ranksmith.serve.transport import Link
 from tests.integration.serve.front import Code, Front, echo, front_end, infer, run, silent
@@ -51,13 +52,16 @@ class Client:
     def send(self, model: str, rows: int, **more: Any) -> None:
         self._client.async_stream_infer(model, [asked("image", pictures(rows))], **more)
 
+    def told(self) -> tuple[Any, InferenceServerException | None]:
+        return self._told.get(timeout=TIMEOUT_S)
+
     def answer(self) -> Any:
-        result, error = self._told.get(timeout=TIMEOUT_S)
+        result, error = self.told()
         assert error is None
         return result
 
     def error(self) -> str:
-        result, error = self._told.get(timeout=TIMEOUT_S)
+        result, error = self.told()
         assert result is None
         return str(error)
 
@@ -111,13 +115,16 @@ class TestTritonClient:
 
     def test_the_end_comes_after_the_answers(self) -> None:
         with serving("demo") as server, Client(server.grpc_address) as client:
-            for _ in range(100):
-                client.send("demo", 4)
+            for number in range(100):
+                client.send("demo", 4, request_id=str(number))
             client.answer()
             server.process.terminate()
-            for _ in range(99):
-                assert client.answer().as_numpy("logits").shape == (4, 10)
-            assert client.error() == (
+            answered = 1
+            while (told := client.told())[1] is None:
+                assert told[0].get_response().id == str(answered)
+                assert told[0].as_numpy("logits").shape == (4, 10)
+                answered += 1
+            assert str(told[1]) == (
                 "[StatusCode.UNAVAILABLE] the server is ending; requests that were not answered have not been taken"
             )
             assert server.process.wait(TIMEOUT_S) == 0
@@ -235,6 +242,26 @@ class TestLimits:
             for _ in range(number):
                 await call.write(infer())
             await call.done_writing()
+
+        run(test)
+
+    def test_a_client_that_reads_no_answers_is_not_read_from(self, tmp_path: Path) -> None:
+        number = 600
+
+        def talkative(link: Link, frame: Frame) -> None:
+            tensor = Tensor("y", "FP32", (1, 2**16), bytes(2**18))
+            answer = dumps(Answer(queue_ms=0, compute_ms=0, rows=1))
+            link.send(Frame(Kind.RESULT, frame.request, frame.generation, meta=answer, tensors=(tensor,)))
+
+        async def test() -> None:
+            async with front_end(tmp_path, talkative) as front:
+                call = opened(front)
+                for _ in range(number):
+                    await call.write(infer())
+                await call.done_writing()
+                await front.stub.ModelInfer(infer())
+                assert front.frames.qsize() < number // 2
+                assert sum([1 async for answer in call]) == number
 
         run(test)
 

@@ -25,6 +25,8 @@ __all__ = ["GrpcServer", "start_grpc"]
 
 _QUIET_S = 0.05
 _QUIET_WITHIN_S = 1.0
+# Of the time for ending; the rest is for answering what was read.
+_READING_SHARE = 1 / 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,17 +52,27 @@ class GrpcServer:
         # Who watches our health would otherwise be waited for.
         self._stopping.set()
         if grace_s:
-            await self._until_quiet()
+            end_s = time.monotonic() + grace_s
+            await self._until_quiet(most_s=_READING_SHARE * grace_s)
+            grace_s = max(0.0, end_s - time.monotonic())
         self._streams.end()
         await self._server.stop(grace_s)
 
-    async def _until_quiet(self) -> None:
-        """Take what has arrived: gRPC hands calls over one by one, and cancels those that wait for it at the end."""
-        limit_s = time.monotonic() + _QUIET_WITHIN_S
+    async def _until_quiet(self, most_s: float) -> None:
+        """Take what has arrived: gRPC hands calls over one by one, and cancels those that wait for it at the end.
+
+        Args:
+            most_s: how long streams are waited for that have no room for what has arrived.
+        """
+        now_s = time.monotonic()
+        last_s, limit_s = now_s + most_s, now_s + _QUIET_WITHIN_S
         seen = -1
-        while (seen != self._inference.calls or self._streams.are_holding_back) and time.monotonic() < limit_s:
+        while (seen != self._inference.calls or self._streams.are_holding_back) and now_s < limit_s:
+            if self._streams.are_holding_back:
+                limit_s = min(now_s + _QUIET_WITHIN_S, last_s)
             seen = self._inference.calls
             await asyncio.sleep(_QUIET_S)
+            now_s = time.monotonic()
 
 
 async def start_grpc(

@@ -77,15 +77,15 @@ class _Stream:
         self._held_bytes = 0
         self._changed = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
-        self._is_cut_off = False
+        self._end: Exception | None = None
 
     @property
     def is_full(self) -> bool:
         return len(self._held) >= MOST_HELD or self._held_bytes >= self._most_bytes
 
     def end(self) -> None:
-        if self._reading is not None and not self._reading.done():
-            self._is_cut_off = self._reading.cancel()
+        if self._reading is not None and self._reading.cancel():
+            self._end = RefusedError(503, "the server is ending; requests that were not answered have not been taken")
 
     async def run(self, requests: AsyncIterator[pb.ModelInferRequest]) -> None:
         """
@@ -106,8 +106,8 @@ class _Stream:
             reading.cancel()
             for held in self._held:
                 held.answer.cancel()
-        if self._is_cut_off:
-            raise RefusedError(503, "the server is ending; requests that were not answered have not been taken")
+        if self._end is not None:
+            raise self._end
         reading.result()
 
     async def _read(self, requests: AsyncIterator[pb.ModelInferRequest]) -> None:
@@ -117,7 +117,7 @@ class _Stream:
                 while self.is_full:
                     await self._change()
         except DecodeError:
-            raise InvalidRequestError("a message of the stream is no ModelInferRequest") from None
+            self._end = InvalidRequestError("a message of the stream is no ModelInferRequest")
 
     async def _answer(self, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
         response = pb.ModelStreamInferResponse()
