@@ -30,7 +30,9 @@ def body_of(array: NDArray[Any]) -> tuple[bytes, dict[str, str]]:
     size = array.nbytes
     head = (
         f'{{"inputs":[{{"name":"image","datatype":"FP32","shape":{list(array.shape)},'
-        f'"parameters":{{"binary_data_size":{size}}}}}],"parameters":{{"binary_data_output":true}}}}'
+        f'"parameters":{{"binary_data_size":{size}}}}}],'
+        # On a busy machine three restarts take longer than a request waits unless it says so.
+        '"parameters":{"binary_data_output":true,"timeout":60000000}}'
     ).encode()
     return head + array.tobytes(), {"Inference-Header-Content-Length": str(len(head))}
 

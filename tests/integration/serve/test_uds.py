@@ -9,6 +9,8 @@ import select
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -69,15 +71,23 @@ def is_live(path: Path) -> bool:
         return client.get("/v2/health/live").status_code == 200
 
 
+def told_by_status(state: Path) -> dict[str, object]:
+    command = [sys.executable, "-m", "ranksmith", "status", "--json", "--state-dir", str(state)]
+    told: dict[str, object] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return told
+
+
 def refusal(server: Server) -> list[str]:
     """What a server that does not start says."""
     assert server.process.wait(60) == 2
     return [line for line in server.lines if line]
 
 
-def test_both_addresses_answer_the_same(path: Path, session: Session) -> None:
-    with serving("demo", "--http-uds", str(path)) as server, asking(path) as local, server.client() as remote:
+def test_both_addresses_answer_the_same(path: Path, session: Session, tmp_path: Path) -> None:
+    options = ("--http-uds", str(path), "--state-dir", str(tmp_path))
+    with serving("demo", *options) as server, asking(path) as local, server.client() as remote:
         assert server.wait_for("serving")["http_uds"] == str(path)
+        assert told_by_status(tmp_path)["http_uds"] == str(path)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         expected = session.run({"image": images(2, 0)})[0]
         for client in (local, remote):
