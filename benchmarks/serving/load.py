@@ -75,7 +75,8 @@ class _Closed:
     async def _client(self) -> None:
         while not self._tally.is_over():
             try:
-                connection = await connect(self._target.address, self._took)
+                async with asyncio.timeout(_GRACE_S):
+                    connection = await connect(self._target.address, self._took)
             except OSError:
                 self._tally.took(0, 0.0, _NO_CONNECTION)
                 await asyncio.sleep(_AGAIN_S)
@@ -122,17 +123,23 @@ class _Open:
         try:
             await asyncio.wait_for(self._over.wait(), self._tally.seconds + _GRACE_S)
         except TimeoutError:
-            for connecting in self._connecting:
-                connecting.cancel()
-            for connection in list(self._busy):
-                connection.give_up(_NO_ANSWER)
-            for moment in self._late:
-                self._tally.took(0, moment, _NO_ANSWER)
+            await self._give_up()
         finally:
             timer.close()
             for connection in self._idle:
                 connection.close()
         return self._tally.outcome()
+
+    async def _give_up(self) -> None:
+        late, self._late = self._late, deque()
+        for moment in late:
+            self._tally.took(0, moment, _NO_ANSWER)
+        for connection in list(self._busy):
+            connection.give_up(_NO_ANSWER)
+        connecting = list(self._connecting)
+        for each in connecting:
+            each.cancel()
+        await asyncio.gather(*connecting)
 
     def _send_due(self) -> None:
         now = time.perf_counter()

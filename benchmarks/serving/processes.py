@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -87,10 +88,13 @@ class Processes:
         for each in everyone:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(each, signal.SIGKILL)
-            os.close(each)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.root.pid, signal.SIGKILL)
         self.root.wait()
+        for each in everyone:
+            # Readable once the process has ended: the next server is to have the cores for itself.
+            select.select([each], [], [], _END_S)
+            os.close(each)
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -185,6 +185,10 @@ def _json_values(body: bytes, count: int) -> Floats:
 
 SERVERS = {
     "ranksmith": Server("ranksmith", "ranksmith", _ranksmith, binary_tensors, _last_values, is_peer=False),
+    "mosec": Server("mosec", "mosec", _peer("mosec_app.py"), _raw_bytes("/inference"), _raw_values),
+    "fastapi": Server("naive FastAPI", "fastapi", _peer("fastapi_app.py"), _raw_bytes("/inference"), _raw_values),
+    "litserve": Server("LitServe", "litserve", _peer("litserve_app.py"), _raw_bytes("/predict"), _raw_values),
+    "mlserver": Server("MLServer, JSON", "mlserver", _peer("mlserver_app.py"), _json_tensors, _json_values),
 }
 
 

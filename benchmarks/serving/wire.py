@@ -17,6 +17,7 @@ __all__ = ["Address", "Connection", "Reply", "WireError", "connect", "parse", "r
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 _STATUS = slice(9, 12)
+_ENDED = "the connection ended before the answer"
 
 
 class WireError(Exception):
@@ -101,7 +102,10 @@ class Connection(asyncio.Protocol):
 
     def ask(self, content: bytes, question: int, since_s: float) -> None:
         self.question, self.since_s, self._is_waiting = question, since_s, True
-        self._transport.write(content)
+        if self.is_open:
+            self._transport.write(content)
+        else:
+            self.give_up(_ENDED)
 
     def data_received(self, data: bytes) -> None:
         self._received = self._received + data if self._received else data
@@ -123,7 +127,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
         if self._is_waiting:
-            self.give_up("the connection ended before the answer")
+            self.give_up(_ENDED)
 
     def give_up(self, why: str) -> None:
         """Wait no longer for the reply."""
