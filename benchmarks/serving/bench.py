@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.serving.load import closed_loop
 from benchmarks.serving.questions import Questions
-from benchmarks.serving.servers import LAYOUTS, SERVERS, Layout, Running, StartError, started
+from benchmarks.serving.servers import LAYOUTS, SERVERS, Layout, Running, StartError, serving
 from benchmarks.serving.tally import Outcome
 
 __all__ = ["Bench", "wait_for"]
@@ -50,6 +50,7 @@ class Bench:
     rounds: int
     seconds: float
     is_quick: bool
+    swaps: int
     python: dict[str, str]
     console: Console
     layouts: dict[str, Layout] = field(default_factory=dict)
@@ -78,7 +79,7 @@ class Bench:
         Raises:
             StartError: it does not answer.
         """
-        with started(
+        with serving(
             SERVERS[name],
             self.model,
             self.name,

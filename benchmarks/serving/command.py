@@ -3,7 +3,8 @@
 Every answer of every server is held against onnxruntime's own. The client shares the cores with the servers.
 
 Run:  python benchmarks/serving [--model MODEL ...] [--servers ranksmith,mosec] [--quick]
-It writes docs/benchmarks/serving.md and .json. The first MODEL is the one of the scenarios overload and kills.
+It writes docs/benchmarks/serving.md and .json. The first MODEL is the one of the scenarios overload and kills; swaps has
+the demo. All of it, with two models, takes the better part of an hour.
 
 The peers need an environment of their own, where --peers-python is:
 
@@ -29,19 +30,21 @@ from rich.console import Console
 import ranksmith
 from benchmarks.serving import page
 from benchmarks.serving.bench import Bench
+from benchmarks.serving.processes import ENOUGH_IDLE, idle_share
 from benchmarks.serving.questions import ask_in_process
-from benchmarks.serving.scenarios import overload, throughput
+from benchmarks.serving.scenarios import kills, overload, swaps, throughput
 from benchmarks.serving.servers import MAX_BATCH, MAX_WAIT_MS, SERVERS, versions
 from ranksmith.runtime.machine import machine
 from ranksmith.workflow.source import resolve
 
 __all__ = ["main"]
 
-SCENARIOS = {"throughput": throughput.run, "overload": overload.run}
+SCENARIOS = {"throughput": throughput.run, "overload": overload.run, "kills": kills.run, "swaps": swaps.run}
 PAGE = Path("docs/benchmarks/serving.md")
 PEERS_PYTHON = Path(".venv-peers/bin/python")
 ROUNDS, QUICK_ROUNDS = 3, 1
 SECONDS, QUICK_SECONDS = 6.0, 1.5
+IDLE_S = 2.0
 
 
 def main() -> int:
@@ -49,6 +52,9 @@ def main() -> int:
     arguments = _parse()
     _allow_connections()
     console = Console(highlight=False)
+    idle = idle_share(IDLE_S)
+    if idle < ENOUGH_IDLE:
+        console.print(f"warning: others use {1 - idle:.0%} of the cores: no figure will hold", style="yellow")
     python = {
         name: str(arguments.peers_python if SERVERS[name].is_peer else sys.executable) for name in arguments.servers
     }
@@ -61,6 +67,7 @@ def main() -> int:
             "rounds": arguments.rounds,
             "seconds": arguments.seconds,
             "is_quick": arguments.quick,
+            "idle_before": idle,
             "max_batch": MAX_BATCH,
             "max_wait_ms": MAX_WAIT_MS,
         },
@@ -77,6 +84,7 @@ def main() -> int:
             rounds=arguments.rounds,
             seconds=arguments.seconds,
             is_quick=arguments.quick,
+            swaps=arguments.swaps,
             python=python,
             console=console,
         )
@@ -111,6 +119,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float, help="of one measurement")
+    parser.add_argument("--swaps", type=int, default=10, help="200 show whether memory grows")
     parser.add_argument("--quick", action="store_true", help="whether it works, not how fast")
     parser.add_argument("--peers-python", type=Path, default=PEERS_PYTHON, help="interpreter with the peers")
     parser.add_argument("--output", type=Path, default=PAGE)

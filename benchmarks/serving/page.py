@@ -9,10 +9,16 @@ from typing import Any
 import numpy as np
 from rich.table import Table as RichTable
 
-from benchmarks.serving.scenarios import overload, throughput
+from benchmarks.serving.processes import ENOUGH_IDLE
+from benchmarks.serving.scenarios import kills, overload, swaps, throughput
 from benchmarks.serving.servers import SERVERS
 
 __all__ = ["markdown", "tables", "wrong_answers"]
+
+
+# What a turn has of closed loops, and how it is called.
+_WAYS = {"closed": "", "grpc": ", gRPC"}
+_BAD = "refused / failed / wrong"
 
 
 @dataclass(frozen=True)
@@ -48,23 +54,25 @@ def _throughput(told: dict[str, Any]) -> list[Table]:
 def _closed(told: dict[str, Any], clients: int) -> Table:
     rows = []
     for name, turns in told["turns"].items():
-        runs = [turn["closed"][str(clients)] for turn in turns]
-        ratios = [run["per_second"] / turn["bare_per_second"] for run, turn in zip(runs, turns, strict=True)]
-        rows.append(
-            [
-                SERVERS[name].title,
-                _number(_median(run["per_second"] for run in runs)),
-                f"{_median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
-                *(_number(_median(run["latency"][key] for run in runs)) for key in ("p50_ms", "p99_ms")),
-                _bad(runs),
-            ]
-        )
+        for kind, what in _WAYS.items():
+            if all(kind in turn for turn in turns):
+                rows.append([SERVERS[name].title + what, *_loop(turns, [turn[kind][str(clients)] for turn in turns])])
     bare = told["bare"]
     limit = ["onnxruntime alone", _number(_median(bare["per_second"])), "1", "", "", ""]
     if clients == 1 and bare["latency_ms"]:
         limit[3] = _number(_median(bare["latency_ms"]))
-    heads = ["", "requests/s", "of the loop", "p50 ms", "p99 ms", "refused / failed / wrong"]
-    return Table(f"{clients} client{'' if clients == 1 else 's'}", heads, [limit, *rows])
+    heads = ["", "requests/s", "of the loop", "p50 ms", "p99 ms", _BAD]
+    return Table(_clients(clients), heads, [limit, *rows])
+
+
+def _loop(turns: list[dict[str, Any]], runs: list[dict[str, Any]]) -> list[str]:
+    ratios = [run["per_second"] / turn["bare_per_second"] for run, turn in zip(runs, turns, strict=True)]
+    return [
+        _number(_median(run["per_second"] for run in runs)),
+        f"{_median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
+        *(_number(_median(run["latency"][key] for run in runs)) for key in ("p50_ms", "p99_ms")),
+        _bad(runs),
+    ]
 
 
 def _poisson(told: dict[str, Any]) -> Table:
@@ -79,22 +87,31 @@ def _poisson(told: dict[str, Any]) -> Table:
                 _bad(runs),
             ]
         )
-    heads = ["", "requests/s", "p50 ms", "p99 ms", "longest ms", "refused / failed / wrong"]
+    heads = ["", "requests/s", "p50 ms", "p99 ms", "longest ms", _BAD]
     return Table(f"Poisson arrivals at {throughput.LOAD:.0%} of the server's own capacity", heads, rows)
 
 
 def _cpu(told: dict[str, Any]) -> Table:
     rows = []
     for name, turns in told["turns"].items():
-        for clients in told["clients"]:
-            costs = [turn["cpu_ms"][str(clients)] for turn in turns]
-            client = _median(turn["closed"][str(clients)]["client_cpu_ms"] for turn in turns)
-            rows.append([SERVERS[name].title, f"{clients} clients", _roles(costs), f"{client:.3f}"])
-        if healths := [turn["health"] for turn in turns if "health" in turn]:
-            client = _median(health["client_cpu_ms"] for health in healths)
-            what = f"/v2/health/live, {_median(health['per_second'] for health in healths):,.0f}/s"
-            rows.append([SERVERS[name].title, what, _roles([health["cpu_ms"] for health in healths]), f"{client:.3f}"])
+        title = SERVERS[name].title
+        for kind, what in _WAYS.items():
+            for clients in told["clients"]:
+                runs = [turn[kind][str(clients)] for turn in turns if kind in turn]
+                if runs:
+                    rows.append([title + what, _clients(clients), *_costs(runs)])
+        if runs := [turn["health"] for turn in turns if "health" in turn]:
+            speed = f"/v2/health/live, {_median(run['per_second'] for run in runs):,.0f}/s"
+            rows.append([title, speed, *_costs(runs)])
     return Table("CPU per request, ms", ["", "", "of the server's processes", "of the client"], rows)
+
+
+def _costs(runs: list[dict[str, Any]]) -> list[str]:
+    return [_roles([run["cpu_ms"] for run in runs]), f"{_median(run['client_cpu_ms'] for run in runs):.3f}"]
+
+
+def _clients(count: int) -> str:
+    return f"{count} client{'' if count == 1 else 's'}"
 
 
 def _roles(costs: list[dict[str, float]]) -> str:
@@ -147,7 +164,48 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-_TABLES: dict[str, Callable[[dict[str, Any]], list[Table]]] = {"throughput": _throughput, "overload": _overload}
+def _kills(told: dict[str, Any]) -> list[Table]:
+    rows = [
+        [
+            SERVERS[name].title,
+            layout,
+            f"{run['kills']}",
+            _bad([run["killed"]]),
+            f"{run['killed']['sent']:,}",
+            *(_number(run[phase]["latency"]["p99_ms"]) for phase in ("quiet", "killed")),
+            _number(run["killed"]["latency"]["most_ms"]),
+            "yes" if run["is_answering"] else "no",
+        ]
+        for name, layouts in told.items()
+        for layout, run in layouts.items()
+    ]
+    heads = ["", "", "kills", _BAD, "of requests", "p99 ms quiet", "p99 ms", "longest ms", "answers after"]
+    return [Table(f"kill -9 of a worker every {kills.EVERY_S:g} s, {kills.RATE:g} requests/s", heads, rows)]
+
+
+def _swaps(told: dict[str, Any]) -> list[Table]:
+    quiet, swapped, each = told["quiet"], told["swapped"], told["swaps"]
+    row = [
+        SERVERS[swaps.NAME].title,
+        f"{len(each)}",
+        _bad([swapped]),
+        f"{swapped['sent']:,}",
+        *(_number(phase["latency"]["p99_ms"]) for phase in (quiet, swapped)),
+        _number(swapped["latency"]["most_ms"]),
+        *(f"{_median(swap['took_s'] for swap in each if swap['verb'] == verb):.1f}" for verb in ("deploy", "rollback")),
+        " → ".join(f"{each[place]['rss_bytes'] / 1e6:,.0f}" for place in (1, -1)),
+    ]
+    heads = ["", "swaps", _BAD, "of requests", "p99 ms quiet", "p99 ms", "longest ms", "s per deploy", "s per rollback"]
+    memory = "memory MB after two → after all"
+    return [Table(f"Swaps every {swaps.EVERY_S:g} s, {swaps.RATE:g} requests/s, demo model", [*heads, memory], [row])]
+
+
+_TABLES: dict[str, Callable[[dict[str, Any]], list[Table]]] = {
+    "throughput": _throughput,
+    "overload": _overload,
+    "kills": _kills,
+    "swaps": _swaps,
+}
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -169,6 +227,8 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     if settings["is_quick"]:
         lines += ["**A quick run: it shows that everything works, not how fast.**", ""]
+    if settings["idle_before"] < ENOUGH_IDLE:
+        lines += [f"**Others used {1 - settings['idle_before']:.0%} of the cores when it began.**", ""]
     for name, model in result["models"].items():
         lines += [f"## {name}, inputs of {model['input_bytes']:,} bytes", ""]
         for scenario in _TABLES:

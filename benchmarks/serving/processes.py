@@ -7,14 +7,17 @@ import os
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["Processes", "running"]
+__all__ = ["ENOUGH_IDLE", "Processes", "idle_share", "running"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _END_S = 10.0
+# A machine on which something else runs measures that, too.
+ENOUGH_IDLE = 0.95
 
 
 class Processes:
@@ -95,6 +98,19 @@ class Processes:
             # Readable once the process has ended: the next server is to have the cores for itself.
             select.select([each], [], [], _END_S)
             os.close(each)
+
+
+def idle_share(seconds: float) -> float:
+    """Of all cores' time, what nobody uses."""
+    before = _core_ticks()
+    time.sleep(seconds)
+    spent = [after - earlier for after, earlier in zip(_core_ticks(), before, strict=True)]
+    # User, nice, system, idle, and the time that idle waits for a disk.
+    return (spent[3] + spent[4]) / max(1, sum(spent))
+
+
+def _core_ticks() -> list[int]:
+    return [int(ticks) for ticks in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
 
 
 def _stat(pid: int) -> list[str] | None:

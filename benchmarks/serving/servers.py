@@ -30,7 +30,7 @@ __all__ = [
     "Setup",
     "StartError",
     "binary_tensors",
-    "started",
+    "serving",
     "versions",
 ]
 
@@ -38,6 +38,7 @@ PEERS = Path(__file__).parent / "peers"
 MAX_BATCH = 16
 MAX_WAIT_MS = 2
 _START_S = 120.0
+_SOON_S = 5.0
 _LOOK_S = 0.1
 
 
@@ -72,6 +73,7 @@ class Setup:
     name: str
     layout: Layout
     port: int
+    grpc_port: int
     folder: Path
     python: str
 
@@ -103,11 +105,20 @@ class Running:
     processes: Processes
     target: Target
 
+    def answers(self) -> bool:
+        """Whether the first question is answered now, or in a few seconds."""
+        try:
+            _wait(self, _SOON_S)
+        except StartError:
+            return False
+        return True
+
 
 def _ranksmith(setup: Setup) -> list[str]:
     given = [str(setup.model), "--workers", str(setup.layout.workers), "--threads", str(setup.layout.threads)]
-    limits = ["--max-batch", str(MAX_BATCH), "--http-port", str(setup.port), "--grpc-port", "0"]
-    return [setup.python, "-m", "ranksmith", "serve", *given, *limits, "--state-dir", "state"]
+    limits = ["--max-batch", str(MAX_BATCH), "--http-port", str(setup.port)]
+    grpc = ["--grpc-port", str(setup.grpc_port)]
+    return [setup.python, "-m", "ranksmith", "serve", *given, *limits, *grpc, "--state-dir", "state"]
 
 
 def _peer(file: str) -> Callable[[Setup], list[str]]:
@@ -193,7 +204,7 @@ SERVERS = {
 
 
 @contextlib.contextmanager
-def started(
+def serving(
     server: Server, model: Path, name: str, layout: Layout, python: str, questions: Questions
 ) -> Iterator[Running]:
     """The server, once it has answered the first question rightly.
@@ -205,32 +216,33 @@ def started(
     values = questions.expected[0][0].size
     judge = Judge(questions.expected, lambda body: server.decode(body, values))
     with tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as folder:
-        setup = Setup(model.resolve(), name, layout, _free_port(), Path(folder), python)
+        setup = Setup(model.resolve(), name, layout, _free_port(), _free_port(), Path(folder), python)
         environment = os.environ | {"TMPDIR": folder, "PYTHONUNBUFFERED": "1"}
         if server.is_peer:
             # What is set for us is not for another environment.
             environment.pop("PYTHONPATH", None)
         target = Target(wire.Address(setup.port), requests, judge)
         with running(server.command(setup), environment, setup.folder) as processes:
-            _wait(server, processes, target)
-            yield Running(server, setup, processes, target)
+            started = Running(server, setup, processes, target)
+            _wait(started, _START_S)
+            yield started
 
 
-def _wait(server: Server, processes: Processes, target: Target) -> None:
+def _wait(running: Running, limit_s: float) -> None:
     last = "nobody listens"
-    limit = time.monotonic() + _START_S
-    while time.monotonic() < limit and processes.is_alive():
+    limit = time.monotonic() + limit_s
+    while time.monotonic() < limit and running.processes.is_alive():
         try:
-            reply = _ask(target.address, target.requests[0])
-        except OSError as error:
+            reply = _ask(running.target.address, running.target.requests[0])
+        except (OSError, wire.WireError) as error:
             last = str(error)
         else:
-            if target.judge.is_right(0, reply.body):
+            if running.target.judge.is_right(0, reply.body):
                 return
             last = f"{reply.status} {reply.body[:200]!r}"
         time.sleep(_LOOK_S)
-    what = "does not answer" if processes.is_alive() else "has ended"
-    raise StartError(f"{server.title} {what}: {last}\n{processes.last_words()}")
+    what = "does not answer" if running.processes.is_alive() else "has ended"
+    raise StartError(f"{running.server.title} {what}: {last}\n{running.processes.last_words()}")
 
 
 def _ask(address: wire.Address, content: bytes) -> wire.Reply:

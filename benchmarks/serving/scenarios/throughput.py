@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.serving import wire
+from benchmarks.serving import grpc_load, wire
 from benchmarks.serving.bare import Bare, bare_loops
 from benchmarks.serving.bench import Bench, wait_for
 from benchmarks.serving.load import Target, closed_loop, open_loop
@@ -64,18 +64,17 @@ def _turn(bench: Bench, name: str, bare: Bare, seed: int) -> dict[str, Any]:
         "bare_per_second": bare.per_second(bench.seconds / 2),
         "bare_latency_ms": bare.latency_ms(bench.seconds / 4),
         "closed": {},
-        "cpu_ms": {},
     }
     with bench.serving(name) as running:
         for clients in bench.clients:
             outcome, cost = _costed(running, partial(bench.load, running, clients=clients))
-            told["closed"][str(clients)] = asdict(outcome) | {"per_second": outcome.per_second}
-            told["cpu_ms"][str(clients)] = cost
+            told["closed"][str(clients)] = asdict(outcome) | {"per_second": outcome.per_second, "cpu_ms": cost}
         capacity = outcome.per_second
-        arrivals = open_loop(running.target, rate=LOAD * capacity, seconds=2 * bench.seconds, seed=seed)
+        arrivals = open_loop(running.target, rate=LOAD * capacity, seconds=3 * bench.seconds, seed=seed)
         told["poisson"] = asdict(wait_for(arrivals)) | {"rate": LOAD * capacity}
         if not SERVERS[name].is_peer:
             told["health"] = _health(bench, running)
+            told["grpc"] = {str(clients): _grpc(bench, running, clients) for clients in bench.clients}
     return told
 
 
@@ -96,6 +95,15 @@ def _health(bench: Bench, running: Running) -> dict[str, Any]:
     loop = closed_loop(asking, clients=_HEALTH_CLIENTS, seconds=bench.seconds / 2)
     outcome, cost = _costed(running, lambda: wait_for(loop))
     return asdict(outcome) | {"per_second": outcome.per_second, "cpu_ms": cost, "clients": _HEALTH_CLIENTS}
+
+
+def _grpc(bench: Bench, running: Running, clients: int) -> dict[str, Any]:
+    requests = [grpc_load.model_infer(bench.name, bench.questions, row) for row in bench.questions.inputs]
+    judge = Judge(bench.questions.expected, lambda body: np.frombuffer(grpc_load.values(body), "<f4"))
+    address = f"127.0.0.1:{running.setup.grpc_port}"
+    loop = grpc_load.closed_loop(address, requests, judge, clients=clients, seconds=bench.seconds / 2)
+    outcome, cost = _costed(running, lambda: wait_for(loop))
+    return asdict(outcome) | {"per_second": outcome.per_second, "cpu_ms": cost}
 
 
 def _say(bench: Bench, name: str, turn: dict[str, Any]) -> None:
