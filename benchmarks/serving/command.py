@@ -3,8 +3,8 @@
 Every answer of every server is held against onnxruntime's own. The client shares the cores with the servers.
 
 Run:  python benchmarks/serving [--model MODEL ...] [--servers ranksmith,mosec] [--quick]
-It writes docs/benchmarks/serving.md and .json. The first MODEL is the one of the scenarios overload and kills; swaps has
-the demo. All of it, with two models, takes the better part of an hour.
+It writes docs/benchmarks/serving.md and .json. The first MODEL is the one of the scenarios overload and kills; swaps
+takes the demo. All of it, with two models, takes the better part of an hour.
 
 The peers need an environment of their own, where --peers-python is:
 
