@@ -9,6 +9,7 @@
 PYTHON ?= python3
 VENV := .venv
 TEST_VENV := .venv-test
+PEERS_VENV := .venv-peers
 PYTEST_ARGS ?=
 # Real models and images, for the benchmarks and for tests that are skipped without them.
 SHARED ?= ../shared
@@ -48,11 +49,13 @@ check: $(VENV)/.dev
 	$(VENV)/bin/python tools/cli_reference.py --check
 	$(VENV)/bin/python tools/generate_proto.py --check
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.dev $(PEERS_VENV)/.peers
 	$(VENV)/bin/python benchmarks/layers.py $(SHARED)/models/resnet50-v1.onnx
 	$(VENV)/bin/python benchmarks/compress.py demo
 	$(VENV)/bin/python benchmarks/compress.py $(SHARED)/models/resnet50-v1.onnx \
 	  --data $(SHARED)/data/imagenet-sample --preprocess imagenet
+	$(VENV)/bin/python benchmarks/serving --peers-python $(PEERS_VENV)/bin/python \
+	  --model $(SHARED)/models/resnet20-cifar10.onnx --model $(SHARED)/models/resnet50-v1.onnx
 
 reference: $(VENV)/.dev
 	$(VENV)/bin/python tools/cli_reference.py
@@ -73,7 +76,7 @@ browser:
 	  || echo "Chromium could not be installed: the browser tests will be skipped"
 
 clean:
-	rm -rf $(VENV) $(TEST_VENV) dist demo-bundle htmlcov .coverage .coverage.* \
+	rm -rf $(VENV) $(TEST_VENV) $(PEERS_VENV) dist demo-bundle htmlcov .coverage .coverage.* \
 	  .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -86,6 +89,12 @@ $(VENV)/.dev: pyproject.toml
 	$(call create_venv,$(VENV))
 	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.runtime
+
+# What benchmarks/serving compares with pins a good deal.
+$(PEERS_VENV)/.peers: benchmarks/serving/requirements.txt
+	$(call create_venv,$(PEERS_VENV))
+	$(PEERS_VENV)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
 
 $(TEST_VENV)/.wheel: $(SOURCES)
 	$(call create_venv,$(TEST_VENV))

@@ -1,0 +1,112 @@
+"""Throughput and latency of closed loops, p99 of Poisson arrivals, and what a request costs of CPU.
+
+The servers take turns; the bare loop runs before each turn, so that a machine that is slower for a while is slower for
+both sides of a ratio. A server is started anew for each turn, and none idles while another is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from benchmarks.serving import grpc_load, wire
+from benchmarks.serving.bare import Bare, bare_loops
+from benchmarks.serving.bench import Bench, wait_for
+from benchmarks.serving.load import Target, closed_loop, open_loop
+from benchmarks.serving.questions import Judge
+from benchmarks.serving.servers import SERVERS, Running
+from benchmarks.serving.tally import Outcome
+
+__all__ = ["LOAD", "run"]
+
+# Poisson arrivals: of the server's own capacity, which is its closed loop's throughput in the same turn.
+LOAD = 0.7
+_HEALTH_CLIENTS = 8
+
+
+def run(bench: Bench) -> dict[str, Any]:
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in bench.servers}
+    with bare_loops(bench.model, bench.seconds / 3) as bare:
+        bench.say(f"the bare loop is best with {bare.best}: {bare.per_second(bench.seconds):,.1f} rows/s")
+        for name in bench.working:
+            with bench.skipping(name):
+                bench.better_layout(name)
+        for number in range(bench.rounds):
+            # Nobody is always the first.
+            order = (
+                bench.working[number % max(1, len(bench.working)) :]
+                + bench.working[: number % max(1, len(bench.working))]
+            )
+            for name in order:
+                with bench.skipping(name):
+                    turns[name].append(_turn(bench, name, bare, seed=number))
+                    _say(bench, name, turns[name][-1])
+        alone = [bare.per_second(bench.seconds) for _ in range(bench.rounds)] if not bench.working else []
+        return {
+            "bare": {
+                "best": str(bare.best),
+                "quickest": str(bare.quickest),
+                "per_second": [turn["bare_per_second"] for each in turns.values() for turn in each] or alone,
+                "latency_ms": [turn["bare_latency_ms"] for each in turns.values() for turn in each],
+            },
+            "clients": list(bench.clients),
+            "layouts": {name: str(bench.layouts[name]) for name in turns if turns[name]},
+            "turns": {name: each for name, each in turns.items() if each},
+        }
+
+
+def _turn(bench: Bench, name: str, bare: Bare, seed: int) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "bare_per_second": bare.per_second(bench.seconds / 2),
+        "bare_latency_ms": bare.latency_ms(bench.seconds / 4),
+        "closed": {},
+    }
+    with bench.serving(name) as running:
+        for clients in bench.clients:
+            outcome, cost = _costed(running, partial(bench.load, running, clients=clients))
+            told["closed"][str(clients)] = asdict(outcome) | {"per_second": outcome.per_second, "cpu_ms": cost}
+        capacity = outcome.per_second
+        arrivals = open_loop(running.target, rate=LOAD * capacity, seconds=3 * bench.seconds, seed=seed)
+        told["poisson"] = asdict(wait_for(arrivals)) | {"rate": LOAD * capacity}
+        if not SERVERS[name].is_peer:
+            told["health"] = _health(bench, running)
+            told["grpc"] = {str(clients): _grpc(bench, running, clients) for clients in bench.clients}
+    return told
+
+
+def _costed(running: Running, load: Callable[[], Outcome]) -> tuple[Outcome, dict[str, float]]:
+    """The outcome, and the CPU that each role took per request."""
+    before = running.processes.cpu_s()
+    outcome = load()
+    after = running.processes.cpu_s()
+    return outcome, {role: 1e3 * (after[role] - before.get(role, 0.0)) / max(1, outcome.sent) for role in after}
+
+
+def _health(bench: Bench, running: Running) -> dict[str, Any]:
+    """What the least request costs: the HTTP of it, and nothing else."""
+    live = wire.request("GET", "/v2/health/live")
+    alive = np.ones(1, np.float32)
+    judge = Judge([(alive,)], lambda body: alive if b"true" in body else 0 * alive)
+    asking = Target(running.target.address, [live], judge)
+    loop = closed_loop(asking, clients=_HEALTH_CLIENTS, seconds=bench.seconds / 2)
+    outcome, cost = _costed(running, lambda: wait_for(loop))
+    return asdict(outcome) | {"per_second": outcome.per_second, "cpu_ms": cost, "clients": _HEALTH_CLIENTS}
+
+
+def _grpc(bench: Bench, running: Running, clients: int) -> dict[str, Any]:
+    requests = [grpc_load.model_infer(bench.name, bench.questions, row) for row in bench.questions.inputs]
+    judge = Judge(bench.questions.expected, lambda body: np.frombuffer(grpc_load.values(body), "<f4"))
+    address = f"127.0.0.1:{running.setup.grpc_port}"
+    loop = grpc_load.closed_loop(address, requests, judge, clients=clients, seconds=bench.seconds / 2)
+    outcome, cost = _costed(running, lambda: wait_for(loop))
+    return asdict(outcome) | {"per_second": outcome.per_second, "cpu_ms": cost}
+
+
+def _say(bench: Bench, name: str, turn: dict[str, Any]) -> None:
+    speeds = ", ".join(f"{clients}: {each['per_second']:,.1f}/s" for clients, each in turn["closed"].items())
+    ratio = max(each["per_second"] for each in turn["closed"].values()) / turn["bare_per_second"]
+    bench.say(f"{SERVERS[name].title}: {speeds}; {ratio:.3f} of the bare loop")
