@@ -112,9 +112,21 @@ class WorkerLoop:
             return
         if ask.alone:
             self._log.warning("a request runs alone, as a suspect", request_id=ask.id)
-        self._waiting[key] = Request(link, frame, ask, feeds, rows, now, decode_ms)
-        alone = ask.alone or not self.model.is_batchable
-        self._batcher.add(Entry(key, rows, _group(feeds), now, frame.deadline_s or None, alone=alone))
+        self._queue(Request(link, frame, ask, feeds, rows, now, decode_ms), alone=ask.alone)
+
+    def _queue(self, request: Request, *, alone: bool) -> None:
+        key = (request.link, request.frame.request)
+        self._waiting[key] = request
+        self._batcher.add(
+            Entry(
+                key,
+                request.rows,
+                _group(request.feeds),
+                request.arrived_s,
+                request.frame.deadline_s or None,
+                alone=alone or not self.model.is_batchable,
+            )
+        )
         self._wake()
 
     def _forget(self, key: Hashable) -> None:
@@ -172,7 +184,11 @@ class WorkerLoop:
             _tell(link, *own)
 
     def _failed(self, batch: list[Request], error: Exception) -> None:
+        """Tell who asked; where there are several, find out first whose request it is that cannot be run."""
         for request in batch:
+            if len(batch) > 1:
+                self._queue(request, alone=True)
+                continue
             self._log.error("the model could not be run", request_id=request.ask.id, why=str(error))
             self._fail(request.link, request.frame, "internal", "the model could not be run on this request")
 
