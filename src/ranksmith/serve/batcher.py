@@ -79,7 +79,7 @@ class Batcher:
         self._curve = curve
         self._most = limit
         self._target_ms = target_ms
-        self._limit = _within(curve, limit, target_ms)
+        self._limit = limit if target_ms is None else curve.rows_within(target_ms, limit)
         self._arrivals = _Arrivals(max(_MEMORY_S, _MEMORY_IN_ALPHAS * curve.alpha_ms / 1000))
         # Not a dict: finding the first of one that is emptied from the front takes ever longer.
         self._waiting: OrderedDict[Hashable, Entry] = OrderedDict()
@@ -312,15 +312,6 @@ def _joins(entry: Entry, open_rows: int, limit: int) -> bool:
 def _filled(entry: Entry, open_rows: int, limit: int) -> int:
     """The rows of a batch with the entry in it; a batch that none may join counts as full."""
     return limit if entry.alone else open_rows + entry.rows
-
-
-def _within(curve: CostCurve, limit: int, target_ms: float | None) -> int:
-    """The largest batch up to the limit that the curve puts within the target; at least 1."""
-    if target_ms is None or curve.ms(limit) <= target_ms:
-        return limit
-    if curve.beta_ms == 0:
-        return 1
-    return min(limit, max(1, int((target_ms - curve.alpha_ms) / curve.beta_ms)))
 
 
 def _nearer(curve: CostCurve, rows: int, ms: float) -> CostCurve:

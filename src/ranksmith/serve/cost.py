@@ -37,6 +37,14 @@ class CostCurve:
         """What one batch of `rows` rows takes."""
         return self.alpha_ms + self.beta_ms * rows
 
+    def rows_within(self, limit_ms: float, largest: int) -> int:
+        """The largest batch, of up to `largest` rows, that takes no longer than this; at least 1."""
+        if self.ms(largest) <= limit_ms:
+            return largest
+        if self.beta_ms == 0:
+            return 1
+        return min(largest, max(1, int((limit_ms - self.alpha_ms) / self.beta_ms)))
+
     @classmethod
     def fit(cls, rows: Sequence[int], latency_ms: Sequence[float]) -> CostCurve:
         """The curve nearest to the timings, by relative error.

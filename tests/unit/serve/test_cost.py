@@ -88,3 +88,13 @@ def test_without_a_cost_per_row_only_the_largest_will_do() -> None:
 def test_a_useful_limit_needs_a_largest_batch_and_a_share(largest: int, share: float) -> None:
     with pytest.raises(ValueError, match="largest is at least 1"):
         CostCurve(1.0, 1.0).useful_limit(largest, share=share)
+
+
+@given(curve=curves, limit_ms=st.floats(0.01, 1e4), largest=st.integers(1, 64))
+def test_the_rows_within_a_time_are_the_most_that_take_no_longer(
+    curve: CostCurve, limit_ms: float, largest: int
+) -> None:
+    rows = curve.rows_within(limit_ms, largest)
+    assert 1 <= rows <= largest
+    assert rows == 1 or curve.ms(rows) <= limit_ms * (1 + 1e-9)
+    assert rows == largest or curve.ms(rows + 1) >= limit_ms * (1 - 1e-9)

@@ -31,9 +31,9 @@ Feeds = dict[str, Array]
 
 _WARM_ROUNDS = (3, 20)
 _WARM_S = 0.5
-# Of a longer batch's rows per second. Ten per cent would be given away by 0.95 where a front end and clients share the
-# cores: what a batch costs beside the session is then several times what it costs a quiet machine.
-_USEFUL_SHARE = 0.97
+# A batch costs 0.2 ms beside the session, more than a busy machine's timings tell apart: waking threads and processes,
+# and caches that the session has emptied. Nobody minds waiting for others that much longer.
+_SHORT_MS = 10.0
 
 
 @dataclass(eq=False)
@@ -84,7 +84,9 @@ class ServedModel:
             sizes.append(self.spec.max_batch)
         times = self._timed(sizes)
         self.curve = CostCurve.fit(sizes, times) if len(sizes) > 1 else CostCurve(0.0, times[0])
-        self.limit = self.curve.useful_limit(sizes[-1], share=_USEFUL_SHARE) if self.is_batchable else 1
+        if self.is_batchable:
+            largest = sizes[-1]
+            self.limit = max(self.curve.useful_limit(largest), self.curve.rows_within(_SHORT_MS, largest))
 
     def _timed(self, sizes: Sequence[int]) -> list[float]:
         """Of each size the least milliseconds, from rounds over all sizes: noise comes in bursts."""
