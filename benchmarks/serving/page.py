@@ -140,7 +140,7 @@ def _overload(told: dict[str, Any]) -> list[Table]:
         "capacity/s",
         "goodput / capacity",
         "p99 ms of answers",
-        "of it, p99 ms in the client",
+        "p99 ms until sent",
         "refused",
         "refusals' p50 / p99 ms",
         "failed / wrong",
