@@ -126,6 +126,7 @@ def _overload(told: dict[str, Any]) -> list[Table]:
             _number(run["capacity"]),
             f"{run['goodput']:.3f}",
             _number(run["latency"]["p99_ms"]),
+            _number(run["lag"]["p99_ms"]),
             f"{run['refused']:,} of {run['sent']:,}",
             f"{_number(run['refusal']['p50_ms'])} / {_number(run['refusal']['p99_ms'])}",
             f"{sum(run['failed'].values()):,} / {run['wrong']}",
@@ -139,6 +140,7 @@ def _overload(told: dict[str, Any]) -> list[Table]:
         "capacity/s",
         "goodput / capacity",
         "p99 ms of answers",
+        "p99 ms until sent",
         "refused",
         "refusals' p50 / p99 ms",
         "failed / wrong",
@@ -180,7 +182,8 @@ def _kills(told: dict[str, Any]) -> list[Table]:
         for layout, run in layouts.items()
     ]
     heads = ["", "", "kills", _BAD, "of requests", "p99 ms quiet", "p99 ms", "longest ms", "answers after"]
-    return [Table(f"kill -9 of a worker every {kills.EVERY_S:g} s, {kills.RATE:g} requests/s", heads, rows)]
+    rate = f"{kills.RATE:g} requests/s, or {kills.MOST_LOAD:.0%} of the capacity if that is less"
+    return [Table(f"kill -9 of a worker every {kills.EVERY_S:g} s; {rate}", heads, rows)]
 
 
 def _swaps(told: dict[str, Any]) -> list[Table]:

@@ -34,6 +34,7 @@ class Outcome:
         seconds: for which requests were sent.
         sent: with what became of them: answered + wrong + refused + failed.
         in_time: of the right answers, those that came within the seconds.
+        elapsed_s: until the last right answer.
         failed: by reason.
         lag: of an open loop, from when requests were due until they were sent, by a client that is busy or connecting.
         client_cpu_ms: of the load generator, per request.
@@ -43,6 +44,7 @@ class Outcome:
     sent: int
     answered: int
     in_time: int
+    elapsed_s: float
     wrong: int
     refused: int
     failed: dict[str, int]
@@ -53,6 +55,12 @@ class Outcome:
 
     @property
     def per_second(self) -> float:
+        """Of a closed loop. To its last answer, as answers come batch by batch: the end of the seconds cuts one off."""
+        return self.answered / self.elapsed_s if self.answered else 0.0
+
+    @property
+    def goodput(self) -> float:
+        """Of an open loop, per second."""
         return self.in_time / self.seconds
 
     @property
@@ -77,8 +85,9 @@ class Tally:
     def begin(self) -> float:
         """When the run begins: now."""
         self._cpu_s = time.process_time()
-        self._ends_s = time.perf_counter() + self.seconds
-        return self._ends_s - self.seconds
+        self._last_s = self._begins_s = time.perf_counter()
+        self._ends_s = self._begins_s + self.seconds
+        return self._begins_s
 
     def is_over(self) -> bool:
         return time.perf_counter() >= self._ends_s
@@ -100,6 +109,7 @@ class Tally:
         elif self.judge.is_right(question, reply.body):
             self._latencies.append(now - since_s)
             self.in_time += now < self._ends_s
+            self._last_s = now
         else:
             self.wrong += 1
 
@@ -110,6 +120,7 @@ class Tally:
             sent=self.sent,
             answered=len(self._latencies),
             in_time=self.in_time,
+            elapsed_s=self._last_s - self._begins_s,
             wrong=self.wrong,
             refused=len(self._refusals),
             failed=dict(self.failed),

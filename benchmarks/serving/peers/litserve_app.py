@@ -43,7 +43,9 @@ def main() -> None:
         max_batch_size=options.max_batch,
         batch_timeout=options.max_wait_ms / 1e3,
     )
-    server = litserve.LitServer(api, accelerator="cpu", devices=1, workers_per_device=options.workers)
+    server = litserve.LitServer(
+        api, accelerator="cpu", devices=1, workers_per_device=options.workers, restart_workers=True
+    )
     server.run(host="127.0.0.1", port=options.port, generate_client_file=False, log_level="warning")
 
 

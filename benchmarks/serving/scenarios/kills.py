@@ -13,12 +13,12 @@ from benchmarks.serving.load import open_loop
 from benchmarks.serving.servers import SERVERS, Layout, Running
 from benchmarks.serving.tally import Outcome
 
-__all__ = ["EVERY_S", "RATE", "run"]
+__all__ = ["EVERY_S", "MOST_LOAD", "RATE", "run"]
 
 RATE = 100.0
 EVERY_S = 5.0
 # Of the capacity, where the model is too slow for the rate.
-_MOST_LOAD = 0.3
+MOST_LOAD = 0.3
 FULL_KILLS, QUICK_KILLS = 5, 2
 LAYOUTS = (Layout(2, 1), Layout(1, 2))
 
@@ -37,7 +37,7 @@ def run(bench: Bench) -> dict[str, Any]:
 
 
 def _measure(bench: Bench, running: Running) -> dict[str, Any]:
-    rate = min(RATE, _MOST_LOAD * bench.load(running).per_second)
+    rate = min(RATE, MOST_LOAD * bench.load(running).per_second)
     kills = QUICK_KILLS if bench.is_quick else FULL_KILLS
     seconds = EVERY_S * (kills + 1)
     quiet = wait_for(open_loop(running.target, rate=rate, seconds=seconds))

@@ -49,7 +49,7 @@ def _measure(bench: Bench, running: Running, target: Target, capacity: float) ->
     outcome, peak = wait_for(_overloaded(running, target, TIMES * capacity, QUICK_S if bench.is_quick else FULL_S))
     return asdict(outcome) | {
         "capacity": capacity,
-        "goodput": outcome.per_second / capacity,
+        "goodput": outcome.goodput / capacity,
         "rss_bytes": quiet,
         "peak_rss_bytes": peak,
         "layout": str(running.setup.layout),

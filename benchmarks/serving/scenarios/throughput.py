@@ -30,7 +30,7 @@ _HEALTH_CLIENTS = 8
 
 def run(bench: Bench) -> dict[str, Any]:
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in bench.servers}
-    with bare_loops(bench.model, bench.seconds / 3) as bare:
+    with bare_loops(bench.model, bench.seconds / 2) as bare:
         bench.say(f"the bare loop is best with {bare.best}: {bare.per_second(bench.seconds):,.1f} rows/s")
         for name in bench.working:
             with bench.skipping(name):

@@ -90,14 +90,14 @@ def run(answer: Answer, load: Callable[[Target], Awaitable[Outcome]]) -> Outcome
 @pytest.mark.parametrize(
     "load",
     [
-        lambda target: closed_loop(target, clients=3, seconds=0.3),
-        lambda target: open_loop(target, rate=500, seconds=0.3, seed=1),
+        lambda target: closed_loop(target, clients=3, seconds=0.5),
+        lambda target: open_loop(target, rate=500, seconds=0.5, seed=1),
     ],
     ids=["closed", "open"],
 )
 def test_wrong_answers_refusals_and_failures_are_counted_apart(load: Callable[[Target], Awaitable[Outcome]]) -> None:
     outcome = run(mixed, load)
-    assert outcome.sent >= 20
+    assert outcome.sent >= 10
     tens, rest = divmod(outcome.sent, 10)
     assert outcome.wrong == tens + (rest > 0)
     assert outcome.refused == 2 * tens + max(0, min(2, rest - 1))
@@ -107,6 +107,26 @@ def test_wrong_answers_refusals_and_failures_are_counted_apart(load: Callable[[T
     }
     assert outcome.sent == outcome.answered + outcome.wrong + outcome.refused + outcome.failures
     assert 0 < outcome.in_time <= outcome.answered
+
+
+def test_throughput_counts_to_the_last_answer_and_not_to_the_end_of_the_time() -> None:
+    """Four clients whose answers come together, the last ones after the end."""
+    together, over = asyncio.Barrier(4), asyncio.Event()
+
+    async def batched(served: int, question: int, writer: asyncio.StreamWriter) -> None:
+        await together.wait()
+        if served >= 4:
+            await over.wait()
+        await right(served, question, writer)
+
+    async def load(target: Target) -> Outcome:
+        asyncio.get_running_loop().call_later(0.6, over.set)
+        return await closed_loop(target, clients=4, seconds=0.5)
+
+    outcome = run(batched, load)
+    assert (outcome.answered, outcome.in_time) == (8, 4)
+    assert outcome.elapsed_s > 0.5
+    assert outcome.per_second == outcome.answered / outcome.elapsed_s
 
 
 def test_answers_that_differ_in_the_last_digits_are_right_and_nan_is_not() -> None:
