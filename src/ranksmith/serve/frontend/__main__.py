@@ -28,7 +28,7 @@ from ranksmith.serve.frontend.shared import SharedCounts
 from ranksmith.serve.frontend.statistics import Statistics
 from ranksmith.serve.messages import Drained, Routing, dumps, loads
 from ranksmith.serve.ports import address_of, bound
-from ranksmith.serve.process import begin
+from ranksmith.serve.process import begin, settle
 from ranksmith.serve.transport import Link, LinkClosedError, adopt
 
 _GRACE_S = 30
@@ -127,6 +127,7 @@ async def _serve(host: str, http_port: int, grpc_port: int, folder: Path, shared
 
     control = await adopt(socket.socket(fileno=sys.stdin.fileno()), on_frame=told, on_lost=alone)
     await _acquainted(pool)
+    settle()
     server.grpc = await start_grpc(
         pool,
         address_of(host, grpc_port),

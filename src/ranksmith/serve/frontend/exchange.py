@@ -22,7 +22,6 @@ from ranksmith.serve.frontend.heads import Head, Heads
 from ranksmith.serve.frontend.infer import ask_of, rendered
 from ranksmith.serve.frontend.pool import RefusedError, Reply, Served
 from ranksmith.serve.frontend.statistics import Counting
-from ranksmith.serve.oip.rest import decode
 from ranksmith.serve.oip.signature import Asked, InvalidRequestError
 
 __all__ = ["Direct", "Exchange"]
@@ -47,38 +46,41 @@ class Direct:
         pool, statistics = self.asking.pool, self.asking.statistics
         try:
             served = pool.served(head.model, head.version)
-            asked = decode(memoryview(data)[head.size :], head.json_bytes, served.signature)
+            asked = served.known.decode(memoryview(data)[head.size :], head.json_bytes)
             deadline_s = self.asking.deadline_s(asked.parameters.get("timeout"))
         except (InvalidRequestError, RefusedError):
             return None
         name = served.hello.name
         counting = statistics.begin(name, served.generation, asked.rows)
+        exchange = Exchange(served, asked, counting, request_id, respond)
         try:
-            future = pool.submit(
+            exchange.future = pool.submit(
                 name, Kind.INFER, asked.tensors, ask_of(asked, request_id), rows=asked.rows, deadline_s=deadline_s
             )
         except RefusedError as error:
-            future = asyncio.get_running_loop().create_future()
-            future.set_exception(error)
-        exchange = Exchange(served, asked, counting, future, request_id, respond)
-        future.add_done_callback(exchange.over)
+            counting.ended()
+            counting.failed(error)
+            asyncio.get_running_loop().call_soon(exchange.respond, _named(refusal(error), request_id))
+        else:
+            exchange.future.add_done_callback(exchange.over)
         return exchange
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class Exchange:
     """One request on the short way, until it is answered."""
 
     served: Served
     asked: Asked
     counting: Counting
-    future: asyncio.Future[Reply]
     request_id: str
     respond: Callable[[Response], None]
+    future: asyncio.Future[Reply] | None = None
 
     def cancel(self) -> None:
         """Nobody waits for the answer any more."""
-        self.future.cancel()
+        if self.future is not None:
+            self.future.cancel()
 
     def over(self, future: asyncio.Future[Reply]) -> None:
         self.counting.ended()
@@ -91,8 +93,7 @@ class Exchange:
         except Exception as error:
             _log.error("a bug", request_id=self.request_id, exc_info=error)
             response = as_json({"error": "a bug of ours"}, 500)
-        response.headers["x-request-id"] = self.request_id
-        self.respond(response)
+        self.respond(_named(response, self.request_id))
 
     def _response(self, future: asyncio.Future[Reply]) -> Response:
         try:
@@ -103,3 +104,9 @@ class Exchange:
         self.counting.answered(reply)
         headers, content = rendered(self.served, self.asked, reply)
         return Response(content, headers=headers)
+
+
+def _named(response: Response, request_id: str) -> Response:
+    # Not `response.headers[...]`, which looks for one of that name first.
+    response.raw_headers.append((b"x-request-id", request_id.encode()))
+    return response

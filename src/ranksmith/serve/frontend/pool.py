@@ -22,7 +22,9 @@ import structlog
 
 from ranksmith.serve.cost import CostCurve
 from ranksmith.serve.frames import Frame, Kind, Tensor
+from ranksmith.serve.frontend.pace import Pace
 from ranksmith.serve.messages import Answer, Ask, Failure, Hello, Routing, WorkerAt, dumps, loads
+from ranksmith.serve.oip.known import KnownRequests
 from ranksmith.serve.oip.signature import ModelSignature, TensorSpec, quoted
 from ranksmith.serve.tasks import Tasks
 from ranksmith.serve.transport import Link, LinkClosedError, connect
@@ -31,6 +33,8 @@ __all__ = ["Pool", "RefusedError", "Reply", "Served"]
 
 _RETRY_S = 0.05
 _DEATHS_SUSPECT = 2
+# Half of what is expected to be answered exactly at its deadline would be late.
+_MARGIN = 1.25
 
 
 class RefusedError(Exception):
@@ -75,6 +79,8 @@ class _Pending:
     generation: int
     deadline_s: float
     future: asyncio.Future[Reply]
+    since_s: float
+    alone_s: float
     deaths: int = 0
 
     @property
@@ -126,6 +132,11 @@ class Served:
         )
         return ModelSignature(self.hello.name, inputs, outputs, self.hello.max_batch)
 
+    @cached_property
+    def known(self) -> KnownRequests:
+        """Requests that have been read before."""
+        return KnownRequests(self.signature)
+
 
 @dataclass(eq=False)
 class Pool:
@@ -143,6 +154,7 @@ class Pool:
     _active: dict[str, int] = field(default_factory=dict)
     _hellos: dict[tuple[str, int], Hello] = field(default_factory=dict)
     _workers: dict[int, _Worker] = field(default_factory=dict)
+    _paces: dict[tuple[str, int], Pace] = field(default_factory=dict)
     _queues: dict[tuple[str, int], deque[_Pending]] = field(default_factory=dict)
     _listed: set[int] = field(default_factory=set)
     _queued_rows: int = 0
@@ -226,13 +238,16 @@ class Pool:
             RefusedError: that it cannot be answered in time is known already.
         """
         generation = self._active[name]
-        self._admit(name, generation, rows, deadline_s)
+        now = time.monotonic()
+        alone_s = self._admit(name, generation, rows, deadline_s - now)
         loop = asyncio.get_running_loop()
-        pending = _Pending(name, self._ids(), kind, tensors, ask, rows, generation, deadline_s, loop.create_future())
+        pending = _Pending(
+            name, self._ids(), kind, tensors, ask, rows, generation, deadline_s, loop.create_future(), now, alone_s
+        )
         self._queues.setdefault((name, generation), deque()).append(pending)
         self._queued_rows += rows
         self._dispatch(name, generation)
-        late = loop.call_later(max(0.0, deadline_s - time.monotonic()), self._expire, name, pending)
+        late = loop.call_later(max(0.0, deadline_s - now), self._expire, name, pending)
 
         def over(future: asyncio.Future[Reply]) -> None:
             late.cancel()
@@ -242,23 +257,22 @@ class Pool:
         pending.future.add_done_callback(over)
         return pending.future
 
-    def _admit(self, name: str, generation: int, rows: int, deadline_s: float) -> None:
-        """Refuse at the door what cannot be answered in time."""
+    def _admit(self, name: str, generation: int, rows: int, left_s: float) -> float:
+        """Refuse at the door what cannot be answered in time; else what `Pace.alone_s` says."""
         held = self._queued_rows + sum(worker.rows for worker in self._workers.values())
         if held + rows > self.held_rows:
             raise RefusedError(503, "too many requests are waiting", retry_after_s=1.0, is_overload=True)
-        serving = [worker for worker in self._workers.values() if self._serves(worker, name, generation)]
+        serving = [worker.rows for worker in self._workers.values() if self._serves(worker, name, generation)]
         if not serving:
-            return
-        hello = self._hellos[name, generation]
-        curve = CostCurve(hello.alpha_ms, hello.beta_ms)
-        ahead = min(worker.rows for worker in serving)
-        batches, rest = divmod(ahead, max(hello.limit, 1))
-        wait_ms = batches * curve.ms(hello.limit) + (curve.ms(rest) if rest else 0.0) + curve.ms(rows)
-        if time.monotonic() + wait_ms / 1e3 > deadline_s:
+            return 0.0
+        pace = self._paces[name, generation]
+        alone_s = pace.alone_s(min(serving), rows)
+        expected_s = alone_s * pace.factor
+        if expected_s * _MARGIN > left_s:
             raise RefusedError(
-                503, "too much is waiting to answer in time", retry_after_s=max(1.0, wait_ms / 1e3), is_overload=True
+                503, "too much is waiting to answer in time", retry_after_s=max(1.0, expected_s), is_overload=True
             )
+        return alone_s
 
     def _serves(self, worker: _Worker, name: str, generation: int) -> bool:
         return worker.link is not None and (worker.at.name, worker.at.generation) == (name, generation)
@@ -309,12 +323,16 @@ class Pool:
     def _on_frame(self, worker: _Worker, link: Link, frame: Frame) -> None:
         if frame.kind is Kind.HELLO:
             worker.link = link
-            self._hellos[worker.at.name, worker.at.generation] = loads(frame.meta, Hello)
+            hello = loads(frame.meta, Hello)
+            self._hellos[worker.at.name, worker.at.generation] = hello
+            pace = Pace(CostCurve(hello.alpha_ms, hello.beta_ms), hello.limit)
+            self._paces.setdefault((worker.at.name, worker.at.generation), pace)
             self._update()
             return
         pending = worker.give_back(frame.request)
         if pending is None or pending.future.done():
             return
+        self._observe(pending)
         if frame.kind is Kind.RESULT:
             pending.future.set_result(Reply(frame.generation, loads(frame.meta, Answer), frame.tensors))
         else:
@@ -360,8 +378,14 @@ class Pool:
                 self.models[name] = Served(hello, generation)
             self._dispatch(name, generation)
 
+    def _observe(self, pending: _Pending) -> None:
+        pace = self._paces.get((pending.name, pending.generation))
+        if pace is not None and pending.alone_s and not pending.deaths:
+            pace.observe(pending.alone_s, time.monotonic() - pending.since_s)
+
     def _expire(self, name: str, pending: _Pending) -> None:
         if not pending.future.done():
+            self._observe(pending)
             pending.future.set_exception(RefusedError(504, "the request was not answered by its deadline"))
             self._abandon(name, pending)
 

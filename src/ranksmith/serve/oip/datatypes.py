@@ -34,6 +34,7 @@ __all__ = [
     "join_elements",
     "lookup",
     "split_elements",
+    "takes_any_bytes",
 ]
 
 _LENGTH = struct.Struct("<I")
@@ -111,6 +112,12 @@ def split_elements(data: bytes | bytearray | memoryview) -> list[memoryview]:
     """The elements of a BYTES tensor in binary form, as views of it."""
     view = memoryview(data).cast("B")
     return [view[begin:end] for begin, end in _spans(view)]
+
+
+def takes_any_bytes(datatype: str) -> bool:
+    """Whether `check_data` looks at nothing but how many there are."""
+    kind = lookup(datatype)
+    return kind.size_bytes is not None and kind.json_type is not bool
 
 
 def check_data(datatype: str, shape: Sequence[int], data: bytes | bytearray | memoryview) -> None:

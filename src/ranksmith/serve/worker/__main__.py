@@ -6,6 +6,7 @@ Loads the model, warms it up, listens, and says so; ends when the supervisor's e
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -18,8 +19,10 @@ from ranksmith.serve import logs
 from ranksmith.serve.frames import Frame, Kind
 from ranksmith.serve.listener import listen
 from ranksmith.serve.messages import Failure, WorkerSpec, dumps, loads
-from ranksmith.serve.process import begin
+from ranksmith.serve.process import begin, settle
 from ranksmith.serve.transport import adopt
+
+_NICE = 5
 
 
 async def _serve(spec: WorkerSpec, path: Path) -> int:
@@ -39,6 +42,7 @@ async def _serve(spec: WorkerSpec, path: Path) -> int:
         await control.drain()
         return 1
     loop.start()
+    settle()
     server = await listen(path, on_link=loop.on_link, on_frame=loop.on_frame, on_lost=loop.on_lost)
     control.send(Frame(Kind.HELLO, generation=spec.generation, meta=dumps(loop.model.hello)))
     await over.wait()
@@ -61,6 +65,8 @@ def main() -> None:
     known = loads(spec.encode(), WorkerSpec)
     logs.configure()
     begin(f"worker {known.name} generation {known.generation}", int(parent))
+    # Front ends first: what has to be refused is refused at once, and what is answered leaves, while sessions run.
+    os.nice(_NICE)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         sys.exit(runner.run(_serve(known, Path(path))))
 
