@@ -15,6 +15,7 @@ from typing import Any
 
 import httptools
 import msgspec
+import structlog
 import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,12 +52,14 @@ class Echo(Pool):
         self._names.add("m")
         self.open = asyncio.Event()
         self.open.set()
-        self.refuses = False
+        self.refuses = self.breaks = False
         self.given: list[asyncio.Future[Reply]] = []
 
     def submit(
         self, name: str, kind: Kind, tensors: tuple[Tensor, ...], ask: Ask, *, rows: int, deadline_s: float
     ) -> asyncio.Future[Reply]:
+        if self.breaks:
+            raise ZeroDivisionError("the secret is /srv/secret.py")
         if self.refuses:
             raise RefusedError(503, "too much is waiting", retry_after_s=2.0, is_overload=True)
 
@@ -317,6 +320,22 @@ def test_overload_is_told_on_the_short_way_as_well() -> None:
             answer = (await client.read(2))[1]
             assert (answer.status, answer.headers["retry-after"]) == (503, "2")
             assert msgspec.json.decode(answer.body) == {"error": "too much is waiting"}
+
+    run(work)
+
+
+def test_a_bug_is_logged_and_not_shown() -> None:
+    async def work() -> None:
+        async with connected() as client:
+            await client.send(request(1))
+            await client.read(1)
+            client.pool.breaks = True
+            with structlog.testing.capture_logs() as logged:
+                await client.send(request(1))
+                answer = (await client.read(2))[1]
+            assert (answer.status, msgspec.json.decode(answer.body)) == (500, {"error": "a bug of ours"})
+            assert [entry["request_id"] for entry in logged] == [answer.headers["x-request-id"]]
+            assert client.direct.bodies.held_bytes == 0
 
     run(work)
 

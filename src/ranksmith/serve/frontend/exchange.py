@@ -57,10 +57,9 @@ class Direct:
             exchange.future = pool.submit(
                 name, Kind.INFER, asked.tensors, ask_of(asked, request_id), rows=asked.rows, deadline_s=deadline_s
             )
-        except RefusedError as error:
-            counting.ended()
-            counting.failed(error)
-            asyncio.get_running_loop().call_soon(exchange.respond, _named(refusal(error), request_id))
+        except Exception as error:
+            # Soon, not now: who asks has not got the exchange yet.
+            asyncio.get_running_loop().call_soon(exchange.refused, error)
         else:
             exchange.future.add_done_callback(exchange.over)
         return exchange
@@ -87,26 +86,29 @@ class Exchange:
         if future.cancelled():
             return
         try:
-            response = self._response(future)
-        except (RefusedError, InvalidRequestError) as error:
-            response = refusal(error)
-        except Exception as error:
-            _log.error("a bug", request_id=self.request_id, exc_info=error)
-            response = as_json({"error": "a bug of ours"}, 500)
-        self.respond(_named(response, self.request_id))
-
-    def _response(self, future: asyncio.Future[Reply]) -> Response:
-        try:
             reply = future.result()
-        except RefusedError as error:
+            self.counting.answered(reply)
+            headers, content = rendered(self.served, self.asked, reply)
+        except Exception as error:
+            self._fail(error)
+        else:
+            self._respond(Response(content, headers=headers))
+
+    def refused(self, error: Exception) -> None:
+        """It was not even begun."""
+        self.counting.ended()
+        self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, RefusedError):
             self.counting.failed(error)
-            raise
-        self.counting.answered(reply)
-        headers, content = rendered(self.served, self.asked, reply)
-        return Response(content, headers=headers)
+        if isinstance(error, RefusedError | InvalidRequestError):
+            self._respond(refusal(error))
+        else:
+            _log.error("a bug", request_id=self.request_id, exc_info=error)
+            self._respond(as_json({"error": "a bug of ours"}, 500))
 
-
-def _named(response: Response, request_id: str) -> Response:
-    # Not `response.headers[...]`, which looks for one of that name first.
-    response.raw_headers.append((b"x-request-id", request_id.encode()))
-    return response
+    def _respond(self, response: Response) -> None:
+        # Not `response.headers[...]`, which looks for one of that name first.
+        response.raw_headers.append((b"x-request-id", self.request_id.encode()))
+        self.respond(response)
