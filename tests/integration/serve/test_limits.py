@@ -22,7 +22,9 @@ import uvicorn
 
 from ranksmith.serve.frontend.http import make_http
 from ranksmith.serve.frontend.limits import Limits
-from ranksmith.serve.frontend.pool import Pool, Reply, Served
+from ranksmith.serve.frontend.pool import Pool
+from ranksmith.serve.frontend.reply import Reply
+from ranksmith.serve.frontend.served import Served
 from ranksmith.serve.messages import Answer, Hello, Prediction, TensorInfo
 
 SHORT = Limits(

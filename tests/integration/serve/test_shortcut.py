@@ -25,7 +25,9 @@ from ranksmith.serve.frames import Kind, Tensor
 from ranksmith.serve.frontend.exchange import Direct
 from ranksmith.serve.frontend.http import make_http
 from ranksmith.serve.frontend.limits import Limits
-from ranksmith.serve.frontend.pool import Pool, RefusedError, Reply, Served
+from ranksmith.serve.frontend.pool import Pool
+from ranksmith.serve.frontend.reply import RefusedError, Reply
+from ranksmith.serve.frontend.served import Served
 from ranksmith.serve.messages import Answer, Ask, Hello, TensorInfo
 
 ROW_BYTES = 16

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import ExceptionHandler, Receive, Scope, Send
 
 from ranksmith.serve.frontend.limits import Limits
-from ranksmith.serve.frontend.pool import RefusedError
+from ranksmith.serve.frontend.reply import RefusedError
 from ranksmith.serve.oip.schema import ErrorResponse
 from ranksmith.serve.oip.signature import InvalidRequestError
 

@@ -12,7 +12,9 @@ from starlette.types import Scope
 from ranksmith.serve.frames import Kind, Tensor
 from ranksmith.serve.frontend.connection import client_of
 from ranksmith.serve.frontend.limits import Limits
-from ranksmith.serve.frontend.pool import Pool, Reply, Served
+from ranksmith.serve.frontend.pool import Pool
+from ranksmith.serve.frontend.reply import Reply
+from ranksmith.serve.frontend.served import Served
 from ranksmith.serve.frontend.statistics import Statistics
 from ranksmith.serve.messages import Ask
 from ranksmith.serve.oip.signature import InvalidRequestError

@@ -11,7 +11,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from ranksmith.serve.frontend.limits import Limits
-from ranksmith.serve.frontend.pool import RefusedError
+from ranksmith.serve.frontend.reply import RefusedError
 from ranksmith.serve.oip.signature import InvalidRequestError
 
 __all__ = ["Bodies", "image_in"]

@@ -20,7 +20,8 @@ from ranksmith.serve.frontend.asking import Asking
 from ranksmith.serve.frontend.bodies import Bodies
 from ranksmith.serve.frontend.heads import Head, Heads
 from ranksmith.serve.frontend.infer import ask_of, rendered
-from ranksmith.serve.frontend.pool import RefusedError, Reply, Served
+from ranksmith.serve.frontend.reply import RefusedError, Reply
+from ranksmith.serve.frontend.served import Served
 from ranksmith.serve.frontend.statistics import Counting
 from ranksmith.serve.oip.signature import Asked, InvalidRequestError
 

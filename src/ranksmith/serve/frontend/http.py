@@ -28,8 +28,9 @@ from ranksmith.serve.frontend.infer import Infer
 from ranksmith.serve.frontend.limits import Limits
 from ranksmith.serve.frontend.metrics import CONTENT_TYPE
 from ranksmith.serve.frontend.openapi import document_json
-from ranksmith.serve.frontend.pool import Pool, Served
+from ranksmith.serve.frontend.pool import Pool
 from ranksmith.serve.frontend.predict import Predict
+from ranksmith.serve.frontend.served import Served
 from ranksmith.serve.frontend.shortcut import ShortConnection
 from ranksmith.serve.frontend.statistics import Statistics
 from ranksmith.serve.frontend.triton import model_config, repository_index

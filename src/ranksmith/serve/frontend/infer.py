@@ -11,7 +11,8 @@ from ranksmith.serve.frames import Kind
 from ranksmith.serve.frontend.asking import Asking
 from ranksmith.serve.frontend.bodies import Bodies
 from ranksmith.serve.frontend.guard import id_of
-from ranksmith.serve.frontend.pool import Reply, Served
+from ranksmith.serve.frontend.reply import Reply
+from ranksmith.serve.frontend.served import Served
 from ranksmith.serve.messages import Ask
 from ranksmith.serve.oip.rest import HEADER_LENGTH, decode, encode, parse_header_length
 from ranksmith.serve.oip.signature import Asked

@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -22,120 +21,23 @@ import structlog
 
 from ranksmith.serve.cost import CostCurve
 from ranksmith.serve.frames import Frame, Kind, Tensor
+from ranksmith.serve.frontend.held import Pending, Worker
 from ranksmith.serve.frontend.pace import Pace
+from ranksmith.serve.frontend.reply import RefusedError, Reply
+from ranksmith.serve.frontend.served import Served
 from ranksmith.serve.messages import Answer, Ask, Failure, Hello, Routing, WorkerAt, dumps, loads
-from ranksmith.serve.oip.known import KnownRequests
-from ranksmith.serve.oip.signature import ModelSignature, TensorSpec, quoted
+from ranksmith.serve.oip.signature import quoted
 from ranksmith.serve.tasks import Tasks
 from ranksmith.serve.transport import Link, LinkClosedError, connect
 
-__all__ = ["Pool", "RefusedError", "Reply", "Served"]
+__all__ = ["Pool"]
 
 _RETRY_S = 0.05
-_DEATHS_SUSPECT = 2
 # Half of what is expected to be answered exactly at its deadline would be late.
 _MARGIN = 1.25
 
 
-class RefusedError(Exception):
-    """A request that is not answered.
-
-    Attributes:
-        status: of HTTP.
-        retry_after_s: when to come again, where that helps.
-        is_overload: whether too much is waiting, rather than too little there.
-    """
-
-    def __init__(
-        self, status: int, message: str, *, retry_after_s: float | None = None, is_overload: bool = False
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.retry_after_s = retry_after_s
-        self.is_overload = is_overload
-
-
 _STATUS = {"invalid": 400, "deadline": 504, "unavailable": 503, "internal": 500}
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a worker answered."""
-
-    generation: int
-    answer: Answer
-    tensors: tuple[Tensor, ...]
-
-
-@dataclass(eq=False)
-class _Pending:
-    name: str
-    request: int
-    kind: Kind
-    tensors: tuple[Tensor, ...]
-    ask: Ask
-    rows: int
-    generation: int
-    deadline_s: float
-    future: asyncio.Future[Reply]
-    since_s: float
-    alone_s: float
-    deaths: int = 0
-
-    @property
-    def is_suspect(self) -> bool:
-        return self.deaths >= _DEATHS_SUSPECT
-
-
-@dataclass(eq=False)
-class _Worker:
-    at: WorkerAt
-    link: Link | None = None
-    pending: dict[int, _Pending] = field(default_factory=dict)
-    rows: int = 0
-
-    def take(self, pending: _Pending) -> None:
-        self.pending[pending.request] = pending
-        self.rows += pending.rows
-
-    def give_back(self, request: int) -> _Pending | None:
-        """The request, which is not in flight here any more; None if it was not."""
-        pending = self.pending.pop(request, None)
-        if pending is not None:
-            self.rows -= pending.rows
-        return pending
-
-    @property
-    def suspect(self) -> _Pending | None:
-        return next((each for each in self.pending.values() if each.is_suspect), None)
-
-
-@dataclass(eq=False)
-class Served:
-    """A model as clients see it."""
-
-    hello: Hello
-    generation: int
-
-    @property
-    def is_batched(self) -> bool:
-        """Whether everything that goes in and out has a batch dimension."""
-        return all(info.shape[:1] == [-1] for info in (*self.hello.inputs, *self.hello.outputs))
-
-    @cached_property
-    def signature(self) -> ModelSignature:
-        """What requests are checked against."""
-        inputs, outputs = (
-            tuple(TensorSpec(info.name, info.datatype, tuple(info.shape)) for info in infos)
-            for infos in (self.hello.inputs, self.hello.outputs)
-        )
-        return ModelSignature(self.hello.name, inputs, outputs, self.hello.max_batch)
-
-    @cached_property
-    def known(self) -> KnownRequests:
-        """Requests that have been read before."""
-        return KnownRequests(self.signature)
 
 
 @dataclass(eq=False)
@@ -153,9 +55,9 @@ class Pool:
     _names: set[str] = field(default_factory=set)
     _active: dict[str, int] = field(default_factory=dict)
     _hellos: dict[tuple[str, int], Hello] = field(default_factory=dict)
-    _workers: dict[int, _Worker] = field(default_factory=dict)
+    _workers: dict[int, Worker] = field(default_factory=dict)
     _paces: dict[tuple[str, int], Pace] = field(default_factory=dict)
-    _queues: dict[tuple[str, int], deque[_Pending]] = field(default_factory=dict)
+    _queues: dict[tuple[str, int], deque[Pending]] = field(default_factory=dict)
     _listed: set[int] = field(default_factory=set)
     _queued_rows: int = 0
     _ids: Callable[[], int] = field(default_factory=lambda: itertools.count(1).__next__)
@@ -241,7 +143,7 @@ class Pool:
         now = time.monotonic()
         alone_s = self._admit(name, generation, rows, deadline_s - now)
         loop = asyncio.get_running_loop()
-        pending = _Pending(
+        pending = Pending(
             name, self._ids(), kind, tensors, ask, rows, generation, deadline_s, loop.create_future(), now, alone_s
         )
         self._queues.setdefault((name, generation), deque()).append(pending)
@@ -274,7 +176,7 @@ class Pool:
             )
         return alone_s
 
-    def _serves(self, worker: _Worker, name: str, generation: int) -> bool:
+    def _serves(self, worker: Worker, name: str, generation: int) -> bool:
         return worker.link is not None and (worker.at.name, worker.at.generation) == (name, generation)
 
     def _dispatch(self, name: str, generation: int) -> None:
@@ -290,7 +192,7 @@ class Pool:
             self._queued_rows -= pending.rows
             self._give(min(serving, key=lambda worker: worker.rows), pending)
 
-    def _give(self, worker: _Worker, pending: _Pending) -> None:
+    def _give(self, worker: Worker, pending: Pending) -> None:
         ask = msgspec.structs.replace(pending.ask, alone=pending.is_suspect)
         frame = Frame(
             pending.kind, pending.request, pending.generation, pending.deadline_s, dumps(ask), pending.tensors
@@ -304,10 +206,10 @@ class Pool:
             return
 
     def _begin(self, at: WorkerAt) -> None:
-        worker = self._workers[at.worker] = _Worker(at)
+        worker = self._workers[at.worker] = Worker(at)
         self._tasks.start(self._connect(worker))
 
-    async def _connect(self, worker: _Worker) -> None:
+    async def _connect(self, worker: Worker) -> None:
         """Until it is there; the supervisor says when it is not to be expected any more."""
         while self._workers.get(worker.at.worker) is worker and worker.link is None:
             try:
@@ -320,7 +222,7 @@ class Pool:
             except OSError:
                 await asyncio.sleep(_RETRY_S)
 
-    def _on_frame(self, worker: _Worker, link: Link, frame: Frame) -> None:
+    def _on_frame(self, worker: Worker, link: Link, frame: Frame) -> None:
         if frame.kind is Kind.HELLO:
             worker.link = link
             hello = loads(frame.meta, Hello)
@@ -341,7 +243,7 @@ class Pool:
         if pending.is_suspect:
             self._dispatch(worker.at.name, worker.at.generation)
 
-    def _on_lost(self, worker: _Worker) -> None:
+    def _on_lost(self, worker: Worker) -> None:
         """Send what was in flight once more; what is known to have killed the worker gets an error."""
         worker.link = None
         if self._workers.pop(worker.at.worker, None) is None:
@@ -378,18 +280,18 @@ class Pool:
                 self.models[name] = Served(hello, generation)
             self._dispatch(name, generation)
 
-    def _observe(self, pending: _Pending) -> None:
+    def _observe(self, pending: Pending) -> None:
         pace = self._paces.get((pending.name, pending.generation))
         if pace is not None and pending.alone_s and not pending.deaths:
             pace.observe(pending.alone_s, time.monotonic() - pending.since_s)
 
-    def _expire(self, name: str, pending: _Pending) -> None:
+    def _expire(self, name: str, pending: Pending) -> None:
         if not pending.future.done():
             self._observe(pending)
             pending.future.set_exception(RefusedError(504, "the request was not answered by its deadline"))
             self._abandon(name, pending)
 
-    def _abandon(self, name: str, pending: _Pending) -> None:
+    def _abandon(self, name: str, pending: Pending) -> None:
         """Nobody waits for it: free its rows before they are computed."""
         queue = self._queues.get((name, pending.generation))
         if queue and pending in queue:

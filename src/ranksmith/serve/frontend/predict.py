@@ -12,7 +12,8 @@ from ranksmith.serve.frontend.answers import as_json
 from ranksmith.serve.frontend.asking import Asking
 from ranksmith.serve.frontend.bodies import Bodies, image_in
 from ranksmith.serve.frontend.guard import id_of
-from ranksmith.serve.frontend.pool import RefusedError, Served
+from ranksmith.serve.frontend.reply import RefusedError
+from ranksmith.serve.frontend.served import Served
 from ranksmith.serve.messages import Ask
 from ranksmith.serve.oip.schema import Predictions
 from ranksmith.serve.oip.signature import InvalidRequestError, quoted

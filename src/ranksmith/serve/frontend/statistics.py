@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ranksmith.serve.frontend.counts import Counts, Histogram
 from ranksmith.serve.frontend.metrics import metrics_text
-from ranksmith.serve.frontend.pool import RefusedError, Reply
+from ranksmith.serve.frontend.reply import RefusedError, Reply
 from ranksmith.serve.frontend.shared import SharedCounts
 from ranksmith.serve.messages import Routing
 from ranksmith.serve.oip.extensions import InferStatistics, ModelStatistics, StatisticDuration

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ranksmith.serve.frontend.pool import Pool, Served
+from ranksmith.serve.frontend.pool import Pool
+from ranksmith.serve.frontend.served import Served
 from ranksmith.serve.messages import TensorInfo
 from ranksmith.serve.oip.extensions import ConfiguredTensor, IndexEntry, ModelConfig, SpecificVersions, VersionPolicy
 

@@ -11,7 +11,8 @@ from typing import Any
 from grpc_health.v1 import health_pb2
 
 from ranksmith.serve.frontend.grpc.status import Context, answering
-from ranksmith.serve.frontend.pool import Pool, RefusedError
+from ranksmith.serve.frontend.pool import Pool
+from ranksmith.serve.frontend.reply import RefusedError
 from ranksmith.serve.oip.signature import quoted
 
 __all__ = ["Health"]

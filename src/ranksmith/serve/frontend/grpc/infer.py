@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from ranksmith.serve.frames import Kind, Tensor
 from ranksmith.serve.frontend import guard
 from ranksmith.serve.frontend.grpc.status import Context
-from ranksmith.serve.frontend.pool import Pool, Reply, Served
+from ranksmith.serve.frontend.pool import Pool
+from ranksmith.serve.frontend.reply import Reply
+from ranksmith.serve.frontend.served import Served
 from ranksmith.serve.frontend.statistics import Statistics
 from ranksmith.serve.messages import Ask
 from ranksmith.serve.oip import datatypes, rpc

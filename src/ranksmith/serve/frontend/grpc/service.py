@@ -11,7 +11,8 @@ from ranksmith._version import __version__
 from ranksmith.serve.frontend.grpc.infer import Inference
 from ranksmith.serve.frontend.grpc.status import Context, answering
 from ranksmith.serve.frontend.grpc.stream import Streams
-from ranksmith.serve.frontend.pool import Pool, Served
+from ranksmith.serve.frontend.pool import Pool
+from ranksmith.serve.frontend.served import Served
 from ranksmith.serve.frontend.triton import model_config, repository_index
 from ranksmith.serve.oip.proto import open_inference_pb2 as pb
 from ranksmith.serve.oip.signature import InvalidRequestError

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import grpc
 import structlog
 
-from ranksmith.serve.frontend.pool import RefusedError
+from ranksmith.serve.frontend.reply import RefusedError
 from ranksmith.serve.oip.signature import InvalidRequestError
 
 __all__ = ["Context", "Told", "answering", "told"]

@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from ranksmith.serve.frontend.grpc.infer import Inference
 from ranksmith.serve.frontend.grpc.status import Context, told
-from ranksmith.serve.frontend.pool import RefusedError
+from ranksmith.serve.frontend.reply import RefusedError
 from ranksmith.serve.oip.proto import open_inference_pb2 as pb
 from ranksmith.serve.oip.signature import InvalidRequestError
 
