@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +14,6 @@ from ranksmith.results import Manifest
 from tests.unit.report import manifests
 from tests.unit.report.mixed import mixed
 
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 MAKERS = {
     "faster": manifests.faster,
     "kept_original": lambda: _few_layers(manifests.kept_original()),
@@ -52,18 +38,6 @@ LOOKS += [
 def _few_layers(manifest: Manifest) -> Manifest:
     """One page with all 53 layers is enough to see that they fit."""
     return msgspec.structs.replace(manifest, layers=manifest.layers[:9], spectra=manifest.spectra[:9])
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed here")
-    with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        try:
-            yield chromium
-        finally:
-            chromium.close()
 
 
 @pytest.fixture(scope="module")
