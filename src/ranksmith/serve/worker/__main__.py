@@ -22,7 +22,7 @@ from ranksmith.serve.messages import Failure, WorkerSpec, dumps, loads
 from ranksmith.serve.process import begin, settle
 from ranksmith.serve.transport import adopt
 
-_NICE = 5
+_NICE = 2
 
 
 async def _serve(spec: WorkerSpec, path: Path) -> int:
