@@ -49,7 +49,7 @@ class Pool:
         held_rows: most rows that are kept waiting, in flight or not.
     """
 
-    held_rows: int = 4096
+    held_rows: int = 1024
     models: dict[str, Served] = field(default_factory=dict)
     routed: asyncio.Event = field(default_factory=asyncio.Event)
     _names: set[str] = field(default_factory=set)
