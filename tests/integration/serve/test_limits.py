@@ -24,8 +24,8 @@ from ranksmith.serve.frontend.http import make_http
 from ranksmith.serve.frontend.limits import Limits
 from ranksmith.serve.frontend.pool import Pool
 from ranksmith.serve.frontend.reply import Reply
-from ranksmith.serve.frontend.served import Served
-from ranksmith.serve.messages import Answer, Hello, Prediction, TensorInfo
+from ranksmith.serve.messages import Answer, Prediction, TensorInfo
+from tests.integration.serve.pools import introduce
 
 SHORT = Limits(
     body_bytes=200_000,
@@ -94,20 +94,7 @@ def is_closed(link: socket.socket) -> bool:
 @contextlib.contextmanager
 def front(limits: Limits) -> Iterator[Front]:
     pool = Echo()
-    info = [TensorInfo("image", "FP32", [-1, 3, 8, 8])]
-    hello = Hello(
-        name="m",
-        generation=1,
-        inputs=info,
-        outputs=info,
-        max_batch=4,
-        limit=4,
-        alpha_ms=1,
-        beta_ms=1,
-        takes_images=True,
-    )
-    pool.models["m"] = Served(hello, 1)
-    pool._names.add("m")
+    introduce(pool, TensorInfo("image", "FP32", [-1, 3, 8, 8]), takes_images=True)
     app, http = make_http(pool, limits)
     config = uvicorn.Config(app, http=http, ws="none", lifespan="off", log_config=None, access_log=False)
     server = uvicorn.Server(config)

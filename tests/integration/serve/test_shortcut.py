@@ -8,10 +8,10 @@ import itertools
 import socket
 import struct
 import termios
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import httptools
 import msgspec
@@ -27,8 +27,9 @@ from ranksmith.serve.frontend.http import make_http
 from ranksmith.serve.frontend.limits import Limits
 from ranksmith.serve.frontend.pool import Pool
 from ranksmith.serve.frontend.reply import RefusedError, Reply
-from ranksmith.serve.frontend.served import Served
-from ranksmith.serve.messages import Answer, Ask, Hello, TensorInfo
+from ranksmith.serve.messages import Answer, Ask, TensorInfo
+from tests.integration.serve.front import run
+from tests.integration.serve.pools import introduce
 
 ROW_BYTES = 16
 
@@ -38,20 +39,7 @@ class Echo(Pool):
 
     def __init__(self) -> None:
         super().__init__()
-        info = [TensorInfo("x", "UINT8", [-1, ROW_BYTES])]
-        hello = Hello(
-            name="m",
-            generation=1,
-            inputs=info,
-            outputs=info,
-            max_batch=4,
-            limit=4,
-            alpha_ms=1,
-            beta_ms=1,
-            takes_images=False,
-        )
-        self.models["m"] = Served(hello, 1)
-        self._names.add("m")
+        introduce(self, TensorInfo("x", "UINT8", [-1, ROW_BYTES]), takes_images=False)
         self.open = asyncio.Event()
         self.open.set()
         self.refuses = self.breaks = False
@@ -144,15 +132,15 @@ def _unread(connected: socket.socket) -> int:
 
 
 @asynccontextmanager
-async def connected(limits: Limits = Limits()) -> AsyncIterator[Client]:  # noqa: B008 - it is frozen
+async def connected(limits: Limits | None = None) -> AsyncIterator[Client]:
     pool, state = Echo(), ServerState()
-    app, http = make_http(pool, limits)
+    app, http = make_http(pool, limits or Limits())
     config = uvicorn.Config(app, http=http, ws="none", lifespan="off", log_level="error")
     config.load()
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
-    make: Callable[[], Any] = lambda: http(config=config, server_state=state, app_state={})  # noqa: E731
+    make = partial(http, config=config, server_state=state, app_state={})
     transport, _ = await asyncio.get_running_loop().connect_accepted_socket(make, theirs)
     try:
         yield Client(ours, pool, http.direct, state)
@@ -184,8 +172,13 @@ def request(number: int, *headers: str, rows: int = 1, path: str = "/v2/models/m
     return "\r\n".join([*lines, "", ""]).encode() + shown + bytes([number]) * size
 
 
-def run(work: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(work(), 60))  # type: ignore[arg-type]
+@asynccontextmanager
+async def introduced(limits: Limits | None = None) -> AsyncIterator[Client]:
+    """A client that was answered once, so that its head is known."""
+    async with connected(limits) as client:
+        await client.send(request(1))
+        await client.read(1)
+        yield client
 
 
 def short(client: Client, data: bytes) -> bool:
@@ -252,9 +245,7 @@ async def _in_pieces(client: Client, pieces: list[bytes]) -> None:
 
 def test_what_looks_like_a_known_head_inside_another_request_is_not_one() -> None:
     async def work() -> None:
-        async with connected() as client:
-            await client.send(request(1))
-            await client.read(1)
+        async with introduced() as client:
             inner = request(7)
             # First as a body, cut so that the known head stands at the start of what is read; then as a header.
             head = f"POST /v2/models/m/infer HTTP/1.1\r\nHost: y\r\nContent-Length: {len(inner)}\r\n\r\n".encode()
@@ -301,9 +292,7 @@ def test_bare_line_feeds_never_make_a_head() -> None:
 
 def test_an_invalid_request_with_a_known_head_gets_the_words_of_the_long_way() -> None:
     async def work() -> None:
-        async with connected() as client:
-            await client.send(request(1))
-            await client.read(1)
+        async with introduced() as client:
             await client.send(request(1).replace(b'"UINT8"', b'"INT16"'))
             answer = (await client.read(2))[1]
             assert answer.status == 400
@@ -314,9 +303,7 @@ def test_an_invalid_request_with_a_known_head_gets_the_words_of_the_long_way() -
 
 def test_overload_is_told_on_the_short_way_as_well() -> None:
     async def work() -> None:
-        async with connected() as client:
-            await client.send(request(1))
-            await client.read(1)
+        async with introduced() as client:
             client.pool.refuses = True
             await client.send(request(1))
             answer = (await client.read(2))[1]
@@ -328,9 +315,7 @@ def test_overload_is_told_on_the_short_way_as_well() -> None:
 
 def test_a_bug_is_logged_and_not_shown() -> None:
     async def work() -> None:
-        async with connected() as client:
-            await client.send(request(1))
-            await client.read(1)
+        async with introduced() as client:
             client.pool.breaks = True
             with structlog.testing.capture_logs() as logged:
                 await client.send(request(1))
@@ -344,9 +329,7 @@ def test_a_bug_is_logged_and_not_shown() -> None:
 
 def test_a_client_that_goes_takes_its_request_along() -> None:
     async def work() -> None:
-        async with connected() as client:
-            await client.send(request(1))
-            await client.read(1)
+        async with introduced() as client:
             client.pool.open.clear()
             await client.send(request(2))
             client.socket.close()
@@ -359,9 +342,7 @@ def test_a_client_that_goes_takes_its_request_along() -> None:
 
 def test_a_body_that_does_not_arrive_is_left_to_the_clock_of_the_long_way() -> None:
     async def work() -> None:
-        async with connected(Limits(body_s=0.2, linger_s=0.1)) as client:
-            await client.send(request(1))
-            await client.read(1)
+        async with introduced(Limits(body_s=0.2, linger_s=0.1)) as client:
             await client.send(request(2)[:-3])
             assert (await client.read(2))[1].status == 408
             assert client.direct.bodies.held_bytes == 0
@@ -371,9 +352,7 @@ def test_a_body_that_does_not_arrive_is_left_to_the_clock_of_the_long_way() -> N
 
 def test_shutting_down_answers_what_was_taken_and_says_that_it_closes() -> None:
     async def work() -> None:
-        async with connected() as client:
-            await client.send(request(1))
-            await client.read(1)
+        async with introduced() as client:
             client.pool.open.clear()
             await client.send(request(2))
             for connection in list(client.state.connections):
