@@ -33,7 +33,8 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ranksmith.serve.cost import CostCurve
 
@@ -49,14 +50,14 @@ class Entry:
     """A request that waits.
 
     Attributes:
-        key: unique among those waiting.
+        key: hashable, and unique among those waiting.
         rows: at least 1; never split.
         group: only equal groups share a batch (shapes and types).
         arrived_s, deadline_s: on the clock that is handed to the batcher.
         alone: in a batch of its own, as the suspect of a crash.
     """
 
-    key: Hashable
+    key: Any
     rows: int
     group: Hashable
     arrived_s: float
@@ -128,6 +129,16 @@ class Batcher:
         self._lanes[entry.group].remove(entry)
         self._forget([entry])
         return True
+
+    def shrink(self, key: Hashable, rows: int) -> None:
+        """Some of a waiting entry's rows are not needed any more: `rows` are left, in the same place."""
+        entry = self._waiting[key]
+        if not 1 <= rows <= entry.rows:
+            raise ValueError(f"{entry.rows} rows cannot shrink to {rows}")
+        smaller = replace(entry, rows=rows)
+        self._waiting[key] = smaller
+        self._lanes[entry.group].replace(smaller)
+        self._rows -= entry.rows - rows
 
     def expired(self, now: float) -> list[Entry]:
         """Remove and return what cannot be answered by its deadline, even if it ran now and by itself."""
@@ -252,6 +263,11 @@ class _Lane:
 
     def remove(self, entry: Entry) -> None:
         del self.entries[entry.key]
+        self._packed_for = 0
+
+    def replace(self, entry: Entry) -> None:
+        """The one of the same key, in its place."""
+        self.entries[entry.key] = entry
         self._packed_for = 0
 
     def take(self, limit: int) -> list[Entry]:

@@ -214,16 +214,21 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of an `INFER` or `IMAGE` frame.
 
     Attributes:
-        id: what logs call the request.
+        ids: what logs call the frame's requests.
         outputs: names of the outputs wanted; empty: all.
         top_k: of an image, how many classes are told.
         alone: run it in a batch of its own, since a worker died with it before.
     """
 
-    id: str = ""
+    ids: list[str] = []
     outputs: list[str] = []
     top_k: int = 5
     alone: bool = False
+
+    @property
+    def id(self) -> str:
+        """What logs call the first of them."""
+        return self.ids[0] if self.ids else ""
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,7 +46,8 @@ HELLO = Hello(
     inputs=[TensorInfo("x", "FP32", [-1, 2])],
     outputs=[TensorInfo("y", "FP32", [-1, 2])],
     max_batch=4,
-    limit=4,
+    # All that a test sends may lie before the worker.
+    limit=64,
     alpha_ms=0.0,
     beta_ms=0.0,
     takes_images=True,

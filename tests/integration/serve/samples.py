@@ -96,7 +96,7 @@ def frames() -> list[Frame]:
     row = Tensor("image", "FP32", (1, 3, 32, 32), ROW)
     picture = encoded("PNG")
     return [
-        Frame(Kind.INFER, 1, 1, 1e9, dumps(Ask(id="a", outputs=["logits"])), (row,)),
+        Frame(Kind.INFER, 1, 1, 1e9, dumps(Ask(ids=["a"], outputs=["logits"])), (row,)),
         Frame(Kind.INFER, 2, 1, 0.0, b"", (row,)),
         Frame(Kind.IMAGE, 3, 1, 1e9, dumps(Ask(top_k=3)), (Tensor("image", "UINT8", (len(picture),), picture),)),
         Frame(Kind.CANCEL, 1, 1),

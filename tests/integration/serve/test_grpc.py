@@ -243,7 +243,7 @@ class TestStatus:
 
     def test_too_much_waiting(self, tmp_path: Path) -> None:
         async def test() -> None:
-            async with front_end(tmp_path, silent, pool=Pool(held_rows=2)) as front:
+            async with front_end(tmp_path, silent, pool=Pool(most_rows=2)) as front:
                 first = front.stub.ModelInfer(infer(2))
                 await front.frames.get()
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -273,7 +273,7 @@ class TestStatus:
     def test_a_bug_of_ours_is_logged_and_not_told(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        async def broken(*_: Any, **__: Any) -> None:
+        def broken(*_: Any, **__: Any) -> None:
             raise KeyError("/etc/secret")
 
         async def test() -> None:

@@ -20,12 +20,13 @@ import pytest
 import structlog
 import uvicorn
 
+from ranksmith.serve.frames import Tensor
+from ranksmith.serve.frontend.held import Pending
 from ranksmith.serve.frontend.http import make_http
 from ranksmith.serve.frontend.limits import Limits
-from ranksmith.serve.frontend.pool import Pool
 from ranksmith.serve.frontend.reply import Reply
 from ranksmith.serve.messages import Answer, Prediction, TensorInfo
-from tests.integration.serve.pools import introduce
+from tests.integration.serve.pools import WorkerlessPool, introduce
 
 SHORT = Limits(
     body_bytes=200_000,
@@ -40,19 +41,19 @@ SHORT = Limits(
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
 
 
-class Echo(Pool):
-    """Answers without a worker: by how many bytes came, as a label as long as they were."""
+class Echo(WorkerlessPool):
+    """By how many bytes came, as a label as long as they were."""
 
     fails = False
 
-    def submit(self, name: str, kind: Any, tensors: Any, *arguments: Any, **options: Any) -> asyncio.Future[Reply]:
+    def submit(self, *arguments: Any, **options: Any) -> Pending:
         if self.fails:
             raise ZeroDivisionError("the secret is /srv/secret.py")
-        label = "x" * len(tensors[0].data)
-        predictions = [Prediction(label=label, index=0, probability=1.0)]
-        reply = asyncio.get_running_loop().create_future()
-        reply.set_result(Reply(1, Answer(queue_ms=1.0, compute_ms=2.0, rows=1, predictions=predictions), ()))
-        return reply
+        return super().submit(*arguments, **options)
+
+    async def answer(self, tensors: tuple[Tensor, ...], rows: int) -> Reply:
+        predictions = [Prediction(label="x" * len(tensors[0].data), index=0, probability=1.0)]
+        return Reply(1, Answer(queue_ms=1.0, compute_ms=2.0, rows=1, predictions=predictions), ())
 
 
 @dataclass(eq=False)

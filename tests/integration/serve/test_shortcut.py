@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import httptools
 import msgspec
@@ -21,20 +22,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from ranksmith.serve.frames import Kind, Tensor
+from ranksmith.serve.frames import Tensor
 from ranksmith.serve.frontend.exchange import Direct
+from ranksmith.serve.frontend.held import Pending
 from ranksmith.serve.frontend.http import make_http
 from ranksmith.serve.frontend.limits import Limits
-from ranksmith.serve.frontend.pool import Pool
 from ranksmith.serve.frontend.reply import RefusedError, Reply
-from ranksmith.serve.messages import Answer, Ask, TensorInfo
+from ranksmith.serve.messages import Answer, TensorInfo
 from tests.integration.serve.front import run
-from tests.integration.serve.pools import introduce
+from tests.integration.serve.pools import WorkerlessPool, introduce
 
 ROW_BYTES = 16
 
 
-class Echo(Pool):
+class Echo(WorkerlessPool):
     """Answers with what it was sent, once it is let to."""
 
     def __init__(self) -> None:
@@ -43,23 +44,17 @@ class Echo(Pool):
         self.open = asyncio.Event()
         self.open.set()
         self.refuses = self.breaks = False
-        self.given: list[asyncio.Future[Reply]] = []
 
-    def submit(
-        self, name: str, kind: Kind, tensors: tuple[Tensor, ...], ask: Ask, *, rows: int, deadline_s: float
-    ) -> asyncio.Future[Reply]:
+    def submit(self, *arguments: Any, **options: Any) -> Pending:
         if self.breaks:
             raise ZeroDivisionError("the secret is /srv/secret.py")
         if self.refuses:
             raise RefusedError(503, "too much is waiting", retry_after_s=2.0, is_overload=True)
+        return super().submit(*arguments, **options)
 
-        async def reply() -> Reply:
-            await self.open.wait()
-            return Reply(1, Answer(queue_ms=0.0, compute_ms=0.0, rows=rows), tensors)
-
-        future = asyncio.ensure_future(reply())
-        self.given.append(future)
-        return future
+    async def answer(self, tensors: tuple[Tensor, ...], rows: int) -> Reply:
+        await self.open.wait()
+        return Reply(1, Answer(queue_ms=0.0, compute_ms=0.0, rows=rows), tensors)
 
 
 @dataclass

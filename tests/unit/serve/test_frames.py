@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ranksmith.serve.frames import ELEMENT_BYTES, Decoder, Frame, FrameError, Kind, Limits, Tensor, encode
 
-HEADER = struct.Struct("!4sBBHQIdIIQ")
+HEADER = struct.Struct("!4sBBHQHIdIIQ")
 DESCRIPTOR = struct.Struct("!BBHQ")
 FP32 = list(ELEMENT_BYTES).index("FP32")
 FAR = 2**40
@@ -20,15 +20,16 @@ FAR = 2**40
 def header(
     *,
     magic: bytes = b"RSFR",
-    version: int = 1,
+    version: int = 2,
     kind: int = 2,
     tensors: int = 0,
+    others: int = 0,
     deadline_s: float = 0.0,
     meta: int = 0,
     descriptors: int = 0,
     payload: int = 0,
 ) -> bytes:
-    return HEADER.pack(magic, version, kind, tensors, 7, 1, deadline_s, meta, descriptors, payload)
+    return HEADER.pack(magic, version, kind, tensors, 7, others, 1, deadline_s, meta, descriptors, payload)
 
 
 def descriptor(
@@ -65,6 +66,7 @@ FRAMES = st.builds(
     deadline_s=st.floats(0, allow_nan=False, allow_infinity=False),
     meta=st.binary(max_size=40),
     tensors=st.lists(tensors(), max_size=3).map(tuple),
+    others=st.lists(st.integers(0, 2**64 - 1), max_size=3).map(tuple),
 )
 
 

@@ -9,5 +9,18 @@ from __future__ import annotations
 from ranksmith.serve.frames.decoder import Decoder
 from ranksmith.serve.frames.encoder import encode
 from ranksmith.serve.frames.format import DEFAULT_LIMITS, ELEMENT_BYTES, Frame, FrameError, Kind, Limits, Tensor
+from ranksmith.serve.frames.stack import stack, unstack
 
-__all__ = ["DEFAULT_LIMITS", "ELEMENT_BYTES", "Decoder", "Frame", "FrameError", "Kind", "Limits", "Tensor", "encode"]
+__all__ = [
+    "DEFAULT_LIMITS",
+    "ELEMENT_BYTES",
+    "Decoder",
+    "Frame",
+    "FrameError",
+    "Kind",
+    "Limits",
+    "Tensor",
+    "encode",
+    "stack",
+    "unstack",
+]

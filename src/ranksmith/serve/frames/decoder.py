@@ -17,6 +17,7 @@ from ranksmith.serve.frames.format import (
     HEADER,
     KINDS,
     MAGIC,
+    REQUEST_BYTES,
     VERSION,
     Frame,
     FrameError,
@@ -49,6 +50,7 @@ class Decoder:
         self._scratch: memoryview | None = None
         self._reading_into_payload = False
         self._header: _Header | None = None
+        self._others: tuple[int, ...] = ()
         self._tensors: list[_Described] | None = None
         self._meta = b""
         self._target: memoryview | None = None
@@ -134,15 +136,21 @@ class Decoder:
     def _next_part(self, part: memoryview) -> Frame | None:
         if self._header is None:
             self._header = _read_header(part, self._limits)
-            self._expect(self._header.descriptor_bytes + self._header.meta_bytes)
+            self._expect(self._header.others_bytes + self._header.descriptor_bytes + self._header.meta_bytes)
             return None
         if self._tensors is None:
+            self._others = struct.unpack_from(f"!{self._header.others}Q", part)
+            part = part[self._header.others_bytes :]
             self._tensors = _read_descriptors(part, self._header, self._limits)
             self._meta = bytes(part[self._header.descriptor_bytes :])
             self._expect(self._header.payload_bytes)
             return None
         payload = part if part is self._target else memoryview(bytearray(part))
-        frame = _assemble(self._header, self._tensors, self._meta, payload)
+        header = self._header
+        tensors = _tensors(self._tensors, payload)
+        frame = Frame(
+            header.kind, header.request, header.generation, header.deadline_s, self._meta, tensors, self._others
+        )
         self._header = self._tensors = None
         self._meta = b""
         self._expect(HEADER.size)
@@ -158,11 +166,16 @@ class _Header(NamedTuple):
     kind: Kind
     tensors: int
     request: int
+    others: int
     generation: int
     deadline_s: float
     meta_bytes: int
     descriptor_bytes: int
     payload_bytes: int
+
+    @property
+    def others_bytes(self) -> int:
+        return self.others * REQUEST_BYTES
 
 
 class _Described(NamedTuple):
@@ -182,6 +195,7 @@ def _read_header(block: memoryview, limits: Limits) -> _Header:
         raise FrameError(f"frame kind {kind} is unknown")
     header = _Header(KINDS[kind], *rest)
     check_deadline(header.deadline_s)
+    _check_limit("requests", header.others + 1, limits.requests)
     _check_limit("tensors", header.tensors, limits.tensors)
     _check_limit("bytes of meta", header.meta_bytes, limits.meta_bytes)
     _check_limit("bytes of descriptors", header.descriptor_bytes, header.tensors * limits.descriptor_bytes)
@@ -227,13 +241,13 @@ def _read_descriptor(block: memoryview, start: int, limits: Limits) -> tuple[_De
     return _Described(name, DATATYPES[code], shape, size), end
 
 
-def _assemble(header: _Header, described: list[_Described], meta: bytes, payload: memoryview) -> Frame:
+def _tensors(described: list[_Described], payload: memoryview) -> tuple[Tensor, ...]:
     tensors: list[Tensor] = []
     offset = 0
     for name, datatype, shape, size in described:
         tensors.append(Tensor(name, datatype, shape, payload[offset : offset + size]))
         offset += size + padding_after(size)
-    return Frame(header.kind, header.request, header.generation, header.deadline_s, meta, tuple(tensors))
+    return tuple(tensors)
 
 
 def _check_limit(what: str, value: int, limit: int) -> None:

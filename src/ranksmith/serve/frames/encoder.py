@@ -53,15 +53,17 @@ def encode(frame: Frame) -> list[bytes | memoryview]:
             Kind(frame.kind),
             len(frame.tensors),
             frame.request,
+            len(frame.others),
             frame.generation,
             frame.deadline_s,
             len(frame.meta),
             len(block),
             payload_bytes,
         )
+        others = struct.pack(f"!{len(frame.others)}Q", *frame.others)
     except (struct.error, ValueError) as error:
         raise FrameError(f"a frame cannot hold this header: {error}") from error
-    return [header + block + frame.meta, *payload]
+    return [header + others + block + frame.meta, *payload]
 
 
 def _describe(tensor: Tensor, size: int) -> bytes:

@@ -2,8 +2,9 @@
 
 In network byte order:
 
-    header       magic "RSFR", version, kind, number of tensors, request, generation, deadline,
+    header       magic "RSFR", version, kind, number of tensors, request, number of others, generation, deadline,
                  bytes of meta, bytes of descriptors, bytes of payload
+    others       the other requests that it belongs to
     descriptors  for each tensor: datatype, ndim, bytes of name, bytes of data; dimensions; name in UTF-8
     meta         opaque to these modules
     payload      each tensor's data, padded to a multiple of 8 bytes so that every element is aligned
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
+from typing import NamedTuple
 
 __all__ = [
     "CODES",
@@ -28,6 +30,7 @@ __all__ = [
     "HEADER",
     "KINDS",
     "MAGIC",
+    "REQUEST_BYTES",
     "VERSION",
     "Frame",
     "FrameError",
@@ -40,11 +43,13 @@ __all__ = [
 ]
 
 MAGIC = b"RSFR"
-VERSION = 1
-HEADER = struct.Struct("!4sBBHQIdIIQ")
+VERSION = 2
+HEADER = struct.Struct("!4sBBHQHIdIIQ")
 DESCRIPTOR = struct.Struct("!BBHQ")
 # By ndim, which is one byte.
 DIMENSIONS = tuple(struct.Struct(f"!{ndim}Q") for ndim in range(256))
+
+REQUEST_BYTES = 8
 
 _DIMENSION_BYTES = 8
 _ALIGNMENT = 8
@@ -92,8 +97,7 @@ class Kind(IntEnum):
 KINDS: Mapping[int, Kind] = MappingProxyType({kind.value: kind for kind in Kind})
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(NamedTuple):
     """A named tensor.
 
     Attributes:
@@ -109,8 +113,7 @@ class Tensor:
     data: bytes | bytearray | memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One message.
 
     Attributes:
@@ -120,6 +123,8 @@ class Frame:
         deadline_s: seconds on CLOCK_MONOTONIC, 0 for none.
         meta: anything else, in an encoding that sender and receiver agree on.
         tensors: inputs or outputs.
+        others: requests that it belongs to as well, of the same kind as the first; their tensors are stacked behind
+            the first one's, along the first dimension and in this order.
     """
 
     kind: Kind
@@ -128,6 +133,12 @@ class Frame:
     deadline_s: float = 0.0
     meta: bytes = b""
     tensors: tuple[Tensor, ...] = ()
+    others: tuple[int, ...] = ()
+
+    @property
+    def requests(self) -> tuple[int, ...]:
+        """All that it belongs to."""
+        return (self.request, *self.others)
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,7 @@ class Limits:
     """What a decoder accepts in one frame."""
 
     meta_bytes: int = 2**20
+    requests: int = 1024
     tensors: int = 64
     dimensions: int = 8
     name_bytes: int = 256

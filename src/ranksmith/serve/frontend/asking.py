@@ -55,7 +55,7 @@ class Asking:
         deadline_s = self.deadline_s(timeout)
 
         def submit() -> asyncio.Future[Reply]:
-            return self.pool.submit(name, kind, tensors, ask, rows=rows, deadline_s=deadline_s)
+            return self.pool.reply(name, kind, tensors, ask, rows=rows, deadline_s=deadline_s)
 
         # Not a second task that waits for `http.disconnect`: that would double what a request costs asyncio.
         client = client_of(scope)

@@ -8,8 +8,9 @@ words for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import structlog
 from starlette.responses import Response
@@ -19,15 +20,24 @@ from ranksmith.serve.frontend.answers import as_json, refusal
 from ranksmith.serve.frontend.asking import Asking
 from ranksmith.serve.frontend.bodies import Bodies
 from ranksmith.serve.frontend.heads import Head, Heads
+from ranksmith.serve.frontend.held import Outcome, Pending
 from ranksmith.serve.frontend.infer import ask_of, rendered
-from ranksmith.serve.frontend.reply import RefusedError, Reply
+from ranksmith.serve.frontend.reply import RefusedError
 from ranksmith.serve.frontend.served import Served
 from ranksmith.serve.frontend.statistics import Counting
 from ranksmith.serve.oip.signature import Asked, InvalidRequestError
 
-__all__ = ["Direct", "Exchange"]
+__all__ = ["Direct", "Exchange", "Rendered"]
 
 _log = structlog.get_logger("ranksmith.frontend")
+
+
+class Rendered(NamedTuple):
+    """An answer: a Starlette response, without what makes one."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: Sequence[bytes | memoryview]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +48,7 @@ class Direct:
     bodies: Bodies
     heads: Heads = field(default_factory=Heads)
 
-    def ask(self, head: Head, data: bytes, request_id: str, respond: Callable[[Response], None]) -> Exchange | None:
+    def ask(self, head: Head, data: bytes, request_id: str, respond: Callable[[Rendered], None]) -> Exchange | None:
         """Begin to answer the request in `data`, head and body; None: it has to take the long way.
 
         Args:
@@ -53,16 +63,21 @@ class Direct:
             return None
         name = served.hello.name
         counting = statistics.begin(name, served.generation, asked.rows)
-        exchange = Exchange(served, asked, counting, request_id, respond)
+        exchange = Exchange(served, asked, counting, request_id, respond, pool.cancel)
         try:
-            exchange.future = pool.submit(
-                name, Kind.INFER, asked.tensors, ask_of(asked, request_id), rows=asked.rows, deadline_s=deadline_s
+            exchange.pending = pool.submit(
+                name,
+                Kind.INFER,
+                asked.tensors,
+                ask_of(asked, request_id),
+                rows=asked.rows,
+                deadline_s=deadline_s,
+                over=exchange.over,
+                alike=asked.like,
             )
         except Exception as error:
             # Soon, not now: who asks has not got the exchange yet.
             asyncio.get_running_loop().call_soon(exchange.refused, error)
-        else:
-            exchange.future.add_done_callback(exchange.over)
         return exchange
 
 
@@ -74,26 +89,31 @@ class Exchange:
     asked: Asked
     counting: Counting
     request_id: str
-    respond: Callable[[Response], None]
-    future: asyncio.Future[Reply] | None = None
+    respond: Callable[[Rendered], None]
+    cancelled: Callable[[Pending], None]
+    pending: Pending | None = None
 
     def cancel(self) -> None:
         """Nobody waits for the answer any more."""
-        if self.future is not None:
-            self.future.cancel()
+        if self.pending is not None:
+            pending, self.pending = self.pending, None
+            self.counting.ended()
+            self.cancelled(pending)
 
-    def over(self, future: asyncio.Future[Reply]) -> None:
+    def over(self, outcome: Outcome) -> None:
+        # The request refers to this: it would be left to the garbage collector, and its data with it.
+        self.pending = None
         self.counting.ended()
-        if future.cancelled():
+        if isinstance(outcome, RefusedError):
+            self._fail(outcome)
             return
         try:
-            reply = future.result()
-            self.counting.answered(reply)
-            headers, content = rendered(self.served, self.asked, reply)
+            self.counting.answered(outcome)
+            headers, body = rendered(self.served, self.asked, outcome)
         except Exception as error:
             self._fail(error)
         else:
-            self._respond(Response(content, headers=headers))
+            self._respond(200, headers, body)
 
     def refused(self, error: Exception) -> None:
         """It was not even begun."""
@@ -101,15 +121,15 @@ class Exchange:
         self._fail(error)
 
     def _fail(self, error: Exception) -> None:
+        response: Response
         if isinstance(error, RefusedError):
             self.counting.failed(error)
         if isinstance(error, RefusedError | InvalidRequestError):
-            self._respond(refusal(error))
+            response = refusal(error)
         else:
             _log.error("a bug", request_id=self.request_id, exc_info=error)
-            self._respond(as_json({"error": "a bug of ours"}, 500))
+            response = as_json({"error": "a bug of ours"}, 500)
+        self._respond(response.status_code, response.raw_headers, [bytes(response.body)])
 
-    def _respond(self, response: Response) -> None:
-        # Not `response.headers[...]`, which looks for one of that name first.
-        response.raw_headers.append((b"x-request-id", self.request_id.encode()))
-        self.respond(response)
+    def _respond(self, status: int, headers: list[tuple[bytes, bytes]], body: Sequence[bytes | memoryview]) -> None:
+        self.respond(Rendered(status, [*headers, (b"x-request-id", self.request_id.encode())], body))

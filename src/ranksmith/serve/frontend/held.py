@@ -2,40 +2,49 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from ranksmith.serve.frames import Kind, Tensor
-from ranksmith.serve.frontend.reply import Reply
+from ranksmith.serve.frontend.reply import RefusedError, Reply
 from ranksmith.serve.messages import Ask, WorkerAt
 from ranksmith.serve.transport import Link
 
-__all__ = ["Pending", "Worker"]
+__all__ = ["Outcome", "Pending", "Worker"]
 
 _DEATHS_SUSPECT = 2
 
+Outcome = Reply | RefusedError
 
-@dataclass(eq=False)
+
+@dataclass(eq=False, slots=True)
 class Pending:
     """A request.
 
     Attributes:
+        number: unique in this front end.
+        model: name and generation.
+        over: is given its outcome, unless it is cancelled before.
+        alike: what it has in common with those that may share a frame with it: names, datatypes and shapes of its
+            tensors, and what is asked of them; None: it shares none.
         since_s: when it was admitted, on CLOCK_MONOTONIC.
         alone_s: see `Pace.alone_s`; 0: nothing was expected.
+        worker: that has it; None: it waits for one.
         deaths: of workers that had it.
     """
 
-    name: str
-    request: int
+    number: int
+    model: tuple[str, int]
     kind: Kind
     tensors: tuple[Tensor, ...]
     ask: Ask
     rows: int
-    generation: int
     deadline_s: float
-    future: asyncio.Future[Reply]
+    over: Callable[[Outcome], None]
+    alike: Hashable
     since_s: float
     alone_s: float
+    worker: Worker | None = None
     deaths: int = 0
 
     @property
@@ -57,13 +66,15 @@ class Worker:
     rows: int = 0
 
     def take(self, pending: Pending) -> None:
-        self.pending[pending.request] = pending
+        pending.worker = self
+        self.pending[pending.number] = pending
         self.rows += pending.rows
 
-    def give_back(self, request: int) -> Pending | None:
+    def give_back(self, number: int) -> Pending | None:
         """The request, which is not in flight here any more; None if it was not."""
-        pending = self.pending.pop(request, None)
+        pending = self.pending.pop(number, None)
         if pending is not None:
+            pending.worker = None
             self.rows -= pending.rows
         return pending
 

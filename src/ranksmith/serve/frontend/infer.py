@@ -14,27 +14,29 @@ from ranksmith.serve.frontend.guard import id_of
 from ranksmith.serve.frontend.reply import Reply
 from ranksmith.serve.frontend.served import Served
 from ranksmith.serve.messages import Ask
-from ranksmith.serve.oip.rest import HEADER_LENGTH, decode, encode, parse_header_length
+from ranksmith.serve.oip.rest import HEADER_LENGTH, decode, parse_header_length
 from ranksmith.serve.oip.signature import Asked
 
 __all__ = ["Infer", "ask_of", "rendered"]
 
-_HEADER_LENGTH = HEADER_LENGTH.lower()
-_BINARY, _JSON = "application/octet-stream", "application/json"
+_HEADER_LENGTH = HEADER_LENGTH.lower().encode()
+_BINARY, _JSON = (b"content-type", b"application/octet-stream"), (b"content-type", b"application/json")
 
 
 def ask_of(asked: Asked, request_id: str) -> Ask:
     """What the worker is asked beside the tensors."""
-    return Ask(id=request_id, outputs=[output.name for output in asked.outputs])
+    return Ask(ids=[request_id], outputs=[output.name for output in asked.outputs])
 
 
-def rendered(served: Served, asked: Asked, reply: Reply) -> tuple[dict[str, str], bytes]:
+def rendered(
+    served: Served, asked: Asked, reply: Reply
+) -> tuple[list[tuple[bytes, bytes]], list[bytes | memoryview]]:
     """Headers and body of the answer."""
-    parts, header = encode(served.hello.name, str(reply.generation), asked.id, reply.tensors, asked)
-    content = b"".join(parts)
-    if header is None:
-        return {"content-type": _JSON}, content
-    return {"content-type": _BINARY, _HEADER_LENGTH: str(header)}, content
+    parts, json_bytes = served.known.encode(str(reply.generation), reply.tensors, asked)
+    length = (b"content-length", b"%d" % sum(map(len, parts)))
+    if json_bytes is None:
+        return [_JSON, length], parts
+    return [_BINARY, (_HEADER_LENGTH, b"%d" % json_bytes), length], parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,5 +60,7 @@ class Infer:
                 rows=asked.rows,
                 timeout=asked.parameters.get("timeout"),
             )
-        headers, content = rendered(served, asked, reply)
-        return Response(content, headers=headers)
+        response = Response()
+        response.raw_headers, content = rendered(served, asked, reply)
+        response.body = b"".join(content)
+        return response

@@ -11,24 +11,22 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import structlog
 
-from ranksmith.serve.cost import CostCurve
-from ranksmith.serve.frames import Frame, Kind, Tensor
-from ranksmith.serve.frontend.held import Pending, Worker
-from ranksmith.serve.frontend.pace import Pace
+from ranksmith.serve.frames import Frame, Kind, Tensor, unstack
+from ranksmith.serve.frontend.deadlines import Deadlines
+from ranksmith.serve.frontend.held import Outcome, Pending, Worker
 from ranksmith.serve.frontend.reply import RefusedError, Reply
 from ranksmith.serve.frontend.served import Served
-from ranksmith.serve.messages import Answer, Ask, Failure, Hello, Routing, WorkerAt, dumps, loads
+from ranksmith.serve.frontend.station import Station
+from ranksmith.serve.messages import Answer, Ask, Failure, Hello, Routing, WorkerAt, loads
 from ranksmith.serve.oip.signature import quoted
 from ranksmith.serve.tasks import Tasks
-from ranksmith.serve.transport import Link, LinkClosedError, connect
+from ranksmith.serve.transport import Link, connect
 
 __all__ = ["Pool"]
 
@@ -46,23 +44,25 @@ class Pool:
     Attributes:
         models: of every model the active generation, once a worker of it has been heard.
         routed: set by `route`.
-        held_rows: most rows that are kept waiting, in flight or not.
+        most_rows: that are held, in flight or not.
     """
 
-    held_rows: int = 1024
+    most_rows: int = 1024
     models: dict[str, Served] = field(default_factory=dict)
     routed: asyncio.Event = field(default_factory=asyncio.Event)
     _names: set[str] = field(default_factory=set)
     _active: dict[str, int] = field(default_factory=dict)
-    _hellos: dict[tuple[str, int], Hello] = field(default_factory=dict)
+    _stations: dict[tuple[str, int], Station] = field(default_factory=dict)
     _workers: dict[int, Worker] = field(default_factory=dict)
-    _paces: dict[tuple[str, int], Pace] = field(default_factory=dict)
-    _queues: dict[tuple[str, int], deque[Pending]] = field(default_factory=dict)
     _listed: set[int] = field(default_factory=set)
-    _queued_rows: int = 0
-    _ids: Callable[[], int] = field(default_factory=lambda: itertools.count(1).__next__)
+    _held: dict[int, Pending] = field(default_factory=dict)
+    _rows: int = 0
+    _numbers: Callable[[], int] = field(default_factory=lambda: itertools.count(1).__next__)
     _tasks: Tasks = field(default_factory=Tasks)
     _log: Any = field(default_factory=lambda: structlog.get_logger("ranksmith.frontend"))
+
+    def __post_init__(self) -> None:
+        self._deadlines = Deadlines(self._held, self._expire)
 
     def route(self, routing: Routing) -> None:
         """Take note of the workers there are now."""
@@ -76,6 +76,8 @@ class Pool:
         for worker in [each for number, each in self._workers.items() if number not in self._listed]:
             if worker.link is None:
                 del self._workers[worker.at.worker]
+        for key in [key for key, station in self._stations.items() if station.is_idle and not self._is_wanted(key)]:
+            del self._stations[key]
         self._update()
 
     def is_known(self, name: str) -> bool:
@@ -84,7 +86,8 @@ class Pool:
 
     def is_ready(self, name: str) -> bool:
         """Whether a worker of the model's active generation is there."""
-        return any(self._serves(worker, name, self._active.get(name, 0)) for worker in self._workers.values())
+        station = self._stations.get((name, self._active.get(name, 0)))
+        return station is not None and bool(station.workers)
 
     @property
     def is_all_ready(self) -> bool:
@@ -117,58 +120,105 @@ class Pool:
     @property
     def drained(self) -> dict[str, int] | None:
         """The active generations by model, if every request that is held is of one of them; else None."""
-        waiting = [each for worker in self._workers.values() for each in worker.pending.values()]
-        waiting += [each for queue in self._queues.values() for each in queue]
-        held = {(each.name, each.generation) for each in waiting}
+        held = {(station.name, station.generation) for station in self._stations.values() if station.is_busy}
         return dict(self._active) if all(self._active.get(name) == number for name, number in held) else None
 
     @property
     def names(self) -> list[str]:
         return sorted(self._names)
 
-    def submit(
+    def reply(
         self, name: str, kind: Kind, tensors: tuple[Tensor, ...], ask: Ask, *, rows: int, deadline_s: float
     ) -> asyncio.Future[Reply]:
-        """The answer to come, from whichever worker lives to give it; a `RefusedError` if none does in time.
+        """As `submit`, for who waits for the answer; cancelling it cancels the request.
 
-        Cancelling it frees the request's rows before they are computed.
+        Raises:
+            RefusedError: as `submit` does, and as the future will.
+        """
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+        def over(outcome: Outcome) -> None:
+            if future.done():
+                return
+            if isinstance(outcome, RefusedError):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        pending = self.submit(name, kind, tensors, ask, rows=rows, deadline_s=deadline_s, over=over)
+
+        def done(future: asyncio.Future[Reply]) -> None:
+            if future.cancelled():
+                self.cancel(pending)
+
+        future.add_done_callback(done)
+        return future
+
+    def submit(
+        self,
+        name: str,
+        kind: Kind,
+        tensors: tuple[Tensor, ...],
+        ask: Ask,
+        *,
+        rows: int,
+        deadline_s: float,
+        over: Callable[[Outcome], None],
+        alike: Hashable = None,
+    ) -> Pending:
+        """Have a request answered by whichever worker lives to do it.
 
         Args:
             deadline_s: on CLOCK_MONOTONIC.
+            over: is given the reply, or why there is none, unless the request is cancelled; not before this has
+                returned.
+            alike: see `Pending`.
 
         Raises:
             RefusedError: that it cannot be answered in time is known already.
         """
-        generation = self._active[name]
+        station = self._station(name, self._active[name])
         now = time.monotonic()
-        alone_s = self._admit(name, generation, rows, deadline_s - now)
-        loop = asyncio.get_running_loop()
-        pending = Pending(
-            name, self._ids(), kind, tensors, ask, rows, generation, deadline_s, loop.create_future(), now, alone_s
-        )
-        self._queues.setdefault((name, generation), deque()).append(pending)
-        self._queued_rows += rows
-        self._dispatch(name, generation)
-        late = loop.call_later(max(0.0, deadline_s - now), self._expire, name, pending)
+        alone_s = self._admit(station, rows, deadline_s - now)
+        number = self._numbers()
+        pending = Pending(number, (name, station.generation), kind, tensors, ask, rows, deadline_s, over, alike, now, alone_s)
+        self._held[number] = pending
+        self._rows += rows
+        station.add(pending)
+        self._deadlines.add(number, deadline_s)
+        return pending
 
-        def over(future: asyncio.Future[Reply]) -> None:
-            late.cancel()
-            if future.cancelled():
-                self._abandon(name, pending)
+    def cancel(self, pending: Pending) -> None:
+        """Nobody waits for it any more: free its rows before they are computed."""
+        if self._held.pop(pending.number, None) is not None:
+            self._rows -= pending.rows
+            self._stations[pending.model].withdraw(pending)
 
-        pending.future.add_done_callback(over)
-        return pending.future
+    def _finish(self, pending: Pending, outcome: Outcome) -> None:
+        if self._held.pop(pending.number, None) is None:
+            return
+        self._rows -= pending.rows
+        try:
+            pending.over(outcome)
+        except Exception:
+            # What becomes of one answer is no matter of the others'.
+            self._log.exception("a bug", request_id=pending.ask.id)
 
-    def _admit(self, name: str, generation: int, rows: int, left_s: float) -> float:
+    def _expire(self, number: int) -> None:
+        pending = self._held[number]
+        station = self._stations[pending.model]
+        station.observe(pending)
+        station.withdraw(pending)
+        self._finish(pending, RefusedError(504, "the request was not answered by its deadline"))
+
+    def _admit(self, station: Station, rows: int, left_s: float) -> float:
         """Refuse at the door what cannot be answered in time; else what `Pace.alone_s` says."""
-        held = self._queued_rows + sum(worker.rows for worker in self._workers.values())
-        if held + rows > self.held_rows:
+        if self._rows + rows > self.most_rows:
             raise RefusedError(503, "too many requests are waiting", retry_after_s=1.0, is_overload=True)
-        serving = [worker.rows for worker in self._workers.values() if self._serves(worker, name, generation)]
-        if not serving:
+        pace = station.pace
+        if pace is None or not station.workers:
             return 0.0
-        pace = self._paces[name, generation]
-        alone_s = pace.alone_s(min(serving), rows)
+        alone_s = pace.alone_s(station.ahead, rows)
         expected_s = alone_s * pace.factor
         if expected_s * _MARGIN > left_s:
             raise RefusedError(
@@ -176,34 +226,16 @@ class Pool:
             )
         return alone_s
 
-    def _serves(self, worker: Worker, name: str, generation: int) -> bool:
-        return worker.link is not None and (worker.at.name, worker.at.generation) == (name, generation)
+    def _station(self, name: str, generation: int) -> Station:
+        found = self._stations.get((name, generation))
+        if found is None:
+            found = self._stations[name, generation] = Station(name, generation)
+        return found
 
-    def _dispatch(self, name: str, generation: int) -> None:
-        queue = self._queues.get((name, generation))
-        while queue:
-            serving = [worker for worker in self._workers.values() if self._serves(worker, name, generation)]
-            if queue[0].is_suspect:
-                # One at a time: if the worker dies, it is known of what.
-                serving = [worker for worker in serving if worker.suspect is None]
-            if not serving:
-                return
-            pending = queue.popleft()
-            self._queued_rows -= pending.rows
-            self._give(min(serving, key=lambda worker: worker.rows), pending)
-
-    def _give(self, worker: Worker, pending: Pending) -> None:
-        ask = msgspec.structs.replace(pending.ask, alone=pending.is_suspect)
-        frame = Frame(
-            pending.kind, pending.request, pending.generation, pending.deadline_s, dumps(ask), pending.tensors
-        )
-        worker.take(pending)
-        try:
-            assert worker.link is not None
-            worker.link.send(frame)
-        except LinkClosedError:
-            # `_on_lost` has what is in flight sent elsewhere.
-            return
+    def _is_wanted(self, key: tuple[str, int]) -> bool:
+        name, generation = key
+        is_coming = any((worker.at.name, worker.at.generation) == key for worker in self._workers.values())
+        return is_coming or self._active.get(name) == generation
 
     def _begin(self, at: WorkerAt) -> None:
         worker = self._workers[at.worker] = Worker(at)
@@ -223,25 +255,22 @@ class Pool:
                 await asyncio.sleep(_RETRY_S)
 
     def _on_frame(self, worker: Worker, link: Link, frame: Frame) -> None:
+        station = self._station(worker.at.name, worker.at.generation)
         if frame.kind is Kind.HELLO:
             worker.link = link
-            hello = loads(frame.meta, Hello)
-            self._hellos[worker.at.name, worker.at.generation] = hello
-            pace = Pace(CostCurve(hello.alpha_ms, hello.beta_ms), hello.limit)
-            self._paces.setdefault((worker.at.name, worker.at.generation), pace)
+            station.join(worker, loads(frame.meta, Hello))
             self._update()
             return
-        pending = worker.give_back(frame.request)
-        if pending is None or pending.future.done():
-            return
-        self._observe(pending)
-        if frame.kind is Kind.RESULT:
-            pending.future.set_result(Reply(frame.generation, loads(frame.meta, Answer), frame.tensors))
-        else:
-            failure = loads(frame.meta, Failure)
-            pending.future.set_exception(RefusedError(_STATUS[failure.code], failure.message))
-        if pending.is_suspect:
-            self._dispatch(worker.at.name, worker.at.generation)
+        outcomes = _outcomes(frame)
+        answered = [worker.give_back(number) for number in frame.requests]
+        # The worker first: while it runs, there is time for answers.
+        station.dispatch()
+        first = next(filter(None, answered), None)
+        if first is not None:
+            station.observe(first)
+        for pending, outcome in zip(answered, outcomes, strict=True):
+            if pending is not None:
+                self._finish(pending, outcome)
 
     def _on_lost(self, worker: Worker) -> None:
         """Send what was in flight once more; what is known to have killed the worker gets an error."""
@@ -252,54 +281,35 @@ class Pool:
         if worker.at.worker in self._listed:
             # Only the connection may be gone; if it is the worker, the supervisor will say so.
             self._begin(worker.at)
-        queue = self._queues.setdefault((worker.at.name, worker.at.generation), deque())
-        culprit = worker.suspect
+        station = self._station(worker.at.name, worker.at.generation)
         log = self._log.bind(model=worker.at.name, generation=worker.at.generation, worker=worker.at.worker)
-        again = [each for each in worker.pending.values() if each is not culprit and not each.future.done()]
-        if culprit is not None and not culprit.future.done():
+        culprit = worker.suspect
+        again = [each for each in station.leave(worker) if each is not culprit]
+        if culprit is not None:
             log.error("the model crashed on a request", request_id=culprit.ask.id)
-            culprit.future.set_exception(RefusedError(500, "the model crashed on this request"))
+            self._finish(culprit, RefusedError(500, "the model crashed on this request"))
         for each in again:
             each.deaths += culprit is None
             if each.is_suspect and culprit is None:
                 log.warning("a request runs alone, as a suspect", request_id=each.ask.id)
         if again:
             log.warning("requests run again", requests=len(again))
-        worker.pending.clear()
-        # Those that nobody suspects go first.
-        again.sort(key=lambda each: each.deaths)
-        queue.extendleft(reversed([each for each in again if not each.is_suspect]))
-        queue.extend(each for each in again if each.is_suspect)
-        self._queued_rows += sum(each.rows for each in again)
-        self._dispatch(worker.at.name, worker.at.generation)
+        station.again(again)
 
     def _update(self) -> None:
         for name, generation in self._active.items():
-            hello = self._hellos.get((name, generation))
-            if hello is not None:
-                self.models[name] = Served(hello, generation)
-            self._dispatch(name, generation)
+            station = self._station(name, generation)
+            known = self.models.get(name)
+            if station.hello is not None and (known is None or known.generation != generation):
+                self.models[name] = Served(station.hello, generation)
+            station.dispatch()
 
-    def _observe(self, pending: Pending) -> None:
-        pace = self._paces.get((pending.name, pending.generation))
-        if pace is not None and pending.alone_s and not pending.deaths:
-            pace.observe(pending.alone_s, time.monotonic() - pending.since_s)
 
-    def _expire(self, name: str, pending: Pending) -> None:
-        if not pending.future.done():
-            self._observe(pending)
-            pending.future.set_exception(RefusedError(504, "the request was not answered by its deadline"))
-            self._abandon(name, pending)
-
-    def _abandon(self, name: str, pending: Pending) -> None:
-        """Nobody waits for it: free its rows before they are computed."""
-        queue = self._queues.get((name, pending.generation))
-        if queue and pending in queue:
-            queue.remove(pending)
-            self._queued_rows -= pending.rows
-        for worker in self._workers.values():
-            if worker.give_back(pending.request) is not None and worker.link is not None:
-                try:
-                    worker.link.send(Frame(Kind.CANCEL, pending.request, pending.generation))
-                except LinkClosedError:
-                    return
+def _outcomes(frame: Frame) -> list[Outcome]:
+    """What becomes of each request of a worker's frame."""
+    count = len(frame.requests)
+    if frame.kind is Kind.RESULT:
+        answer = loads(frame.meta, Answer)
+        return [Reply(frame.generation, answer, tensors) for tensors in unstack(frame.tensors, count)]
+    failure = loads(frame.meta, Failure)
+    return [RefusedError(_STATUS[failure.code], failure.message) for _ in range(count)]

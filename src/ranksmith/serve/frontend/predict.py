@@ -32,7 +32,7 @@ class Predict:
         served = self._served(request)
         if not served.hello.takes_images:
             raise RefusedError(400, f"the model {served.hello.name!r} takes no images")
-        ask = Ask(id=id_of(request), top_k=_top_k(request))
+        ask = Ask(ids=[id_of(request)], top_k=_top_k(request))
         with self.bodies.held() as parts:
             body = await self.bodies.read(request, parts)
             encoded = await image_in(request, body)

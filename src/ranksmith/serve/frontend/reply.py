@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ranksmith.serve.frames import Tensor
 from ranksmith.serve.messages import Answer
@@ -29,8 +29,7 @@ class RefusedError(Exception):
         self.is_overload = is_overload
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """What a worker answered."""
 
     generation: int

@@ -8,10 +8,8 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any, ClassVar
 
-from starlette.responses import Response
-
 from ranksmith.serve.frontend.connection import Connection
-from ranksmith.serve.frontend.exchange import Direct, Exchange
+from ranksmith.serve.frontend.exchange import Direct, Exchange, Rendered
 from ranksmith.serve.frontend.guard import new_id
 from ranksmith.serve.frontend.heads import Head
 
@@ -20,13 +18,16 @@ __all__ = ["ShortConnection"]
 _GATHER_S = 1.0
 
 
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
 class _Gathered:
     """A request that arrives in pieces."""
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: Head, data: bytes) -> None:
         self.head = head
-        self.missing_bytes = head.size + head.body_bytes
-        self._pieces: list[bytes] = []
+        self.missing_bytes = head.size + head.body_bytes - len(data)
+        self._pieces = [data]
 
     def add(self, data: bytes) -> None:
         self._pieces.append(data)
@@ -34,7 +35,7 @@ class _Gathered:
 
     @property
     def data(self) -> bytes:
-        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        return b"".join(self._pieces)
 
 
 class ShortConnection(Connection):
@@ -49,6 +50,7 @@ class ShortConnection(Connection):
         self._reserved_bytes = 0
         self._is_between = True
         self._is_last = False
+        self._quiet_until_s = 0.0
         self._unparsed: bytes | None = None
         self._early: list[bytes] = []
 
@@ -65,12 +67,13 @@ class ShortConnection(Connection):
             self.transport.pause_reading()
         elif self._gathered is not None:
             self._gather(self._gathered, data)
-        elif (head := self._known_head(data)) is not None:
-            self._unset_keepalive_if_required()
-            self._gathered = _Gathered(head)
-            self._gather(self._gathered, data)
-        else:
+        elif (head := self._known_head(data)) is None:
             self._take_long_way(data)
+        elif len(data) == head.size + head.body_bytes:
+            self._begin(head, data)
+        else:
+            self._gathered = _Gathered(head, data)
+            self._look(self._gathered)
 
     def on_message_begin(self) -> None:
         self._is_between = False
@@ -107,19 +110,26 @@ class ShortConnection(Connection):
 
     def _gather(self, gathered: _Gathered, data: bytes) -> None:
         gathered.add(data)
+        self._look(gathered)
+
+    def _look(self, gathered: _Gathered) -> None:
+        """Whether a request that came in pieces is whole."""
         if gathered.missing_bytes > 0:
             if self._patience is None:
                 self._wait(_GATHER_S, self._give_up)
             return
-        self._forget_patience()
         if gathered.missing_bytes < 0:
             self._give_up()
             return
-        self._exchange = self.direct.ask(gathered.head, gathered.data, new_id(), self._respond)
+        self._forget_patience()
+        self._gathered = None
+        self._begin(gathered.head, gathered.data)
+
+    def _begin(self, head: Head, data: bytes) -> None:
+        self._exchange = self.direct.ask(head, data, new_id(), self._respond)
         if self._exchange is None:
-            self._give_up()
-        else:
-            self._gathered = None
+            self._release()
+            self._take_long_way(data)
 
     def _give_up(self) -> None:
         """Let httptools have what was gathered."""
@@ -134,17 +144,19 @@ class ShortConnection(Connection):
         super().data_received(data)
         self._unparsed = None
 
-    def _respond(self, response: Response) -> None:
+    def _respond(self, answer: Rendered) -> None:
         self._exchange = None
         self._release()
         if self.transport.is_closing():
             return
-        self.transport.write(self._rendered(response))
+        self.transport.write(self._bytes_of(answer))
         self.server_state.total_requests += 1
         if self._is_last:
             self.transport.close()
             return
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self._quiet_until_s = self.loop.time() + self.timeout_keep_alive
+        if self.timeout_keep_alive_task is None:
+            self._rest(self.timeout_keep_alive)
         if self.transport.get_write_buffer_size():
             self.watch_reader()
         if self._early:
@@ -152,13 +164,24 @@ class ShortConnection(Connection):
             self.transport.resume_reading()
             self.data_received(data)
 
-    def _rendered(self, response: Response) -> bytes:
-        headers = [*self.server_state.default_headers, *response.raw_headers]
-        if self._is_last:
-            headers.append((b"connection", b"close"))
-        status = HTTPStatus(response.status_code)
-        lines = [f"HTTP/1.1 {status.value} {status.phrase}".encode(), *(b": ".join(header) for header in headers)]
-        return b"\r\n".join([*lines, b"", bytes(response.body)])
+    def _bytes_of(self, answer: Rendered) -> bytes:
+        headers = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *answer.headers)]
+        end = b"connection: close\r\n\r\n" if self._is_last else b"\r\n"
+        return b"".join([_STATUS_LINES[answer.status], *headers, end, *answer.body])
+
+    def _rest(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close what has been idle for long. The short way does not stop this clock at every request."""
+        self.timeout_keep_alive_task = None
+        left_s = self._quiet_until_s - self.loop.time()
+        if self._exchange is not None or self._gathered is not None:
+            return
+        if left_s > 0:
+            self._rest(left_s)
+        else:
+            super().timeout_keep_alive_handler()
 
     def _release(self) -> None:
         self.direct.bodies.release(self._reserved_bytes)

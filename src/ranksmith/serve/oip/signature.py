@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from ranksmith.serve.frames import Tensor
 from ranksmith.serve.oip import datatypes
@@ -93,15 +93,21 @@ class AskedOutput:
     classification: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request that fits the model: its tensors in the signature's order, and what to send back."""
+class Asked(NamedTuple):
+    """A request that fits the model.
+
+    Attributes:
+        tensors: in the signature's order.
+        outputs: what to send back.
+        like: in common with requests that differ from it in their tensors' data only; None: nothing is known of others.
+    """
 
     id: str | None
     tensors: tuple[Tensor, ...]
     outputs: tuple[AskedOutput, ...]
     rows: int
     parameters: dict[str, Any]
+    like: object | None = None
 
 
 class GivenInput(Protocol):

@@ -18,7 +18,7 @@ __all__ = ["answers"]
 def answers(
     model: ServedModel, batch: list[Request], outputs: Feeds, started_s: float, compute_ms: float
 ) -> list[Frame]:
-    """A frame for each request of the batch, with its own rows of the outputs that it asked for."""
+    """A frame for each of the batch, with its own rows of the outputs that it asked for."""
     rows = sum(request.rows for request in batch)
     frames = []
     first = 0
@@ -40,8 +40,16 @@ def answers(
             decode_ms=request.decode_ms,
             predictions=predictions,
         )
+        number, *others = request.numbers
         frames.append(
-            Frame(Kind.RESULT, request.frame.request, model.spec.generation, meta=dumps(answer), tensors=tensors)
+            Frame(
+                Kind.RESULT,
+                number,
+                model.spec.generation,
+                meta=dumps(answer),
+                tensors=tensors,
+                others=tuple(others),
+            )
         )
     return frames
 

@@ -38,7 +38,7 @@ class WorkerLoop:
     """Everything that a worker holds while it serves."""
 
     model: ServedModel
-    _waiting: dict[Hashable, Request] = field(default_factory=dict)
+    _waiting: dict[tuple[Link, int], Request] = field(default_factory=dict)
     _tasks: Tasks = field(default_factory=Tasks)
     _is_running: bool = False
     _is_woken: bool = False
@@ -61,8 +61,8 @@ class WorkerLoop:
 
     def on_lost(self, link: Link, error: Exception | None) -> None:
         """A front end has gone: nobody waits for its answers any more."""
-        for key in [key for key, request in self._waiting.items() if request.link is link]:
-            self._forget(key)
+        for request in {request for (of, _), request in self._waiting.items() if of is link}:
+            self._forget(request)
 
     def on_frame(self, link: Link, frame: Frame) -> None:
         """
@@ -70,7 +70,8 @@ class WorkerLoop:
             msgspec.DecodeError: the front end speaks another language than we do, so the link is given up.
         """
         if frame.kind is Kind.CANCEL:
-            self._forget((link, frame.request))
+            for number in frame.requests:
+                self._cancel(link, number)
         elif frame.kind in (Kind.INFER, Kind.IMAGE):
             ask = loads(frame.meta or b"{}", Ask)
             if frame.kind is Kind.INFER:
@@ -80,10 +81,10 @@ class WorkerLoop:
 
     async def _decode(self, link: Link, frame: Frame, ask: Ask) -> None:
         if self.model.preprocess is None:
-            self._fail(link, frame, "invalid", f"{self.model.spec.name} takes no images")
+            self._fail(link, frame.requests, "invalid", f"{self.model.spec.name} takes no images")
             return
         if not frame.tensors:
-            self._fail(link, frame, "invalid", "there is no image")
+            self._fail(link, frame.requests, "invalid", "there is no image")
             return
         loop = asyncio.get_running_loop()
         start = time.monotonic()
@@ -91,47 +92,68 @@ class WorkerLoop:
             encoded = bytes(frame.tensors[0].data)
             row = await loop.run_in_executor(self._decoders, row_of, encoded, self.model.preprocess)
         except DataError as error:
-            self._fail(link, frame, "invalid", error.message)
+            self._fail(link, frame.requests, "invalid", error.message)
             return
         except Exception:
             # Whatever an image does to a decoder, its sender hears of it, and nobody else.
             self._log.exception("an image could not be prepared", request_id=ask.id)
-            self._fail(link, frame, "internal", "the image could not be prepared")
+            self._fail(link, frame.requests, "internal", "the image could not be prepared")
             return
         decode_ms = 1e3 * (time.monotonic() - start)
         self._add(link, frame, ask, {self.model.session.inputs[0].name: row}, decode_ms)
 
     def _add(self, link: Link, frame: Frame, ask: Ask, feeds: Feeds, decode_ms: float = 0.0) -> None:
+        numbers = frame.requests
         rows = next(iter(feeds.values())).shape[0] if feeds and self.model.is_batchable else 1
-        now = time.monotonic()
-        key = (link, frame.request)
-        if rows < 1 or key in self._waiting:
-            self._fail(
-                link, frame, "invalid", "the request has no rows" if rows < 1 else "the request is waiting already"
-            )
+        if rows < 1 or rows % len(numbers):
+            self._fail(link, numbers, "invalid", "the request has no rows of its own")
+            return
+        if len(set(numbers)) < len(numbers) or any((link, number) in self._waiting for number in numbers):
+            self._fail(link, numbers, "invalid", "the request is waiting already")
             return
         if ask.alone:
             self._log.warning("a request runs alone, as a suspect", request_id=ask.id)
-        self._queue(Request(link, frame, ask, feeds, rows, now, decode_ms), alone=ask.alone)
+        is_image = frame.kind is Kind.IMAGE
+        self._queue(
+            Request(link, numbers, ask, feeds, rows, time.monotonic(), frame.deadline_s, is_image, decode_ms),
+            alone=ask.alone,
+        )
 
     def _queue(self, request: Request, *, alone: bool) -> None:
-        key = (request.link, request.frame.request)
-        self._waiting[key] = request
+        for number in request.numbers:
+            self._waiting[request.link, number] = request
         self._batcher.add(
             Entry(
-                key,
+                request,
                 request.rows,
                 _group(request.feeds),
                 request.arrived_s,
-                request.frame.deadline_s or None,
+                request.deadline_s or None,
                 alone=alone or not self.model.is_batchable,
             )
         )
         self._wake()
 
-    def _forget(self, key: Hashable) -> None:
-        if self._waiting.pop(key, None) is not None:
-            self._batcher.cancel(key)
+    def _cancel(self, link: Link, number: int) -> None:
+        """One request is not to be run, unless it runs already; those of the same frame keep their place."""
+        request = self._waiting.get((link, number))
+        if request is None:
+            return
+        if len(request.numbers) == 1:
+            self._forget(request)
+            return
+        del self._waiting[link, number]
+        request.drop(number)
+        self._batcher.shrink(request, request.rows)
+
+    def _forget(self, request: Request) -> None:
+        self._take(request)
+        self._batcher.cancel(request)
+
+    def _take(self, request: Request) -> None:
+        """It does not wait any more."""
+        for number in request.numbers:
+            del self._waiting[request.link, number]
 
     def _wake(self) -> None:
         """Look at the queue once what has arrived with this has joined it."""
@@ -149,9 +171,13 @@ class WorkerLoop:
             return
         now = time.monotonic()
         for entry in self._batcher.expired(now):
-            late = self._waiting.pop(entry.key)
-            self._fail(late.link, late.frame, "deadline", "the deadline passed before the request could be run")
-        batch = [self._waiting.pop(entry.key) for entry in self._batcher.take(now)]
+            late: Request = entry.key
+            self._take(late)
+            message = "the deadline passed before the request could be run"
+            self._fail(late.link, late.numbers, "deadline", message)
+        batch: list[Request] = [entry.key for entry in self._batcher.take(now)]
+        for request in batch:
+            self._take(request)
         if batch:
             self._is_running = True
             self._runner.give(batch)
@@ -185,16 +211,21 @@ class WorkerLoop:
 
     def _failed(self, batch: list[Request], error: Exception) -> None:
         """Tell who asked; where there are several, find out first whose request it is that cannot be run."""
-        for request in batch:
-            if len(batch) > 1:
+        apart = [each for request in batch for each in request.apart()]
+        for request in apart:
+            if len(apart) > 1:
                 self._queue(request, alone=True)
                 continue
             self._log.error("the model could not be run", request_id=request.ask.id, why=str(error))
-            self._fail(request.link, request.frame, "internal", "the model could not be run on this request")
+            self._fail(request.link, request.numbers, "internal", "the model could not be run on this request")
 
-    def _fail(self, link: Link, frame: Frame, code: Code, message: str) -> None:
+    def _fail(self, link: Link, numbers: tuple[int, ...], code: Code, message: str) -> None:
         failure = dumps(Failure(code=code, message=message))
-        _tell(link, Frame(Kind.FAILURE, frame.request, self.model.spec.generation, meta=failure))
+        number, *others = numbers
+        _tell(
+            link,
+            Frame(Kind.FAILURE, number, self.model.spec.generation, meta=failure, others=tuple(others)),
+        )
 
 
 def _tell(link: Link, *frames: Frame) -> None:

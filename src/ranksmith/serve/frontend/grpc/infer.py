@@ -56,7 +56,7 @@ class Inference:
         rpc.encode(response, served.hello.name, str(reply.generation), asked, tensors)
 
     async def _run(self, served: Served, asked: Asked, deadline_s: float, request_id: str) -> Reply:
-        ask = Ask(id=request_id, outputs=[output.name for output in asked.outputs])
+        ask = Ask(ids=[request_id], outputs=[output.name for output in asked.outputs])
         return await self._submit(served, Kind.INFER, asked.tensors, ask, asked.rows, deadline_s)
 
     async def _classify(self, served: Served, asked: Asked, deadline_s: float, request_id: str) -> Reply:
@@ -64,7 +64,7 @@ class Inference:
         if not encoded:
             raise InvalidRequestError(f"input {asked.tensors[0].name!r} has no image in it")
         tensor = Tensor("image", "UINT8", (len(encoded),), encoded)
-        ask = Ask(id=request_id, top_k=_top_k(asked))
+        ask = Ask(ids=[request_id], top_k=_top_k(asked))
         return await self._submit(served, Kind.IMAGE, (tensor,), ask, 1, deadline_s)
 
     async def _submit(
@@ -73,7 +73,7 @@ class Inference:
         name = served.hello.name
 
         def submit() -> asyncio.Future[Reply]:
-            return self.pool.submit(name, kind, tensors, ask, rows=rows, deadline_s=deadline_s)
+            return self.pool.reply(name, kind, tensors, ask, rows=rows, deadline_s=deadline_s)
 
         return await self.statistics.counted(name, served.generation, rows, submit)
 
