@@ -74,3 +74,38 @@ def test_what_the_model_cannot_be_run_on_takes_nobody_else_down(tmp_path: Path) 
     for number in (1, 2, 3, 4):
         assert answers[number].kind is Kind.RESULT, number
         assert np.frombuffer(answers[number].tensors[0].data, np.float32) == TABLE[number]
+
+
+def test_requests_of_one_frame_are_answered_together_but_for_what_is_cancelled_or_cannot_be_run(tmp_path: Path) -> None:
+    async def work() -> dict[int, Frame]:
+        spec = WorkerSpec(name="lookup", model=str(lookup(tmp_path / "lookup.onnx")), generation=1)
+        loop = WorkerLoop(ServedModel.open(spec))
+        loop.model.limit = 4
+        answers: dict[int, Frame] = {}
+        all_there = asyncio.Event()
+
+        def on_frame(link: object, frame: Frame) -> None:
+            if frame.kind is not Kind.HELLO:
+                answers.update(dict.fromkeys(frame.requests, frame))
+                if len(answers) == 6:
+                    all_there.set()
+
+        def asked(*numbers: int) -> Frame:
+            x = Tensor("x", "INT64", (len(numbers), 1), np.array(numbers, np.int64).tobytes())
+            return Frame(Kind.INFER, numbers[0], 1, meta=dumps(Ask()), tensors=(x,), others=numbers[1:])
+
+        async with await listen(tmp_path / "s", loop.on_link, loop.on_frame, loop.on_lost):
+            link = await connect(tmp_path / "s", on_frame=on_frame, on_lost=lambda link, error: None)
+            link.send(asked(1, 2, 3, 4), Frame(Kind.CANCEL, 3, 1), asked(5, 99, 6))
+            loop.start()
+            await asyncio.wait_for(all_there.wait(), 30)
+            link.close()
+            return answers
+
+    answers = asyncio.run(work())
+    assert (answers[1].kind, answers[1].requests) == (Kind.RESULT, (1, 2, 4))
+    assert np.frombuffer(answers[1].tensors[0].data, np.float32).tolist() == TABLE[[1, 2, 4]].tolist()
+    assert 3 not in answers
+    assert answers[99].kind is Kind.FAILURE
+    for number in (5, 6):
+        assert np.frombuffer(answers[number].tensors[0].data, np.float32) == TABLE[number]

@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranksmith.serve.frames import ELEMENT_BYTES, Decoder, Frame, FrameError, Kind, Limits, Tensor, encode
+from ranksmith.serve.frames import (
+    ELEMENT_BYTES,
+    Decoder,
+    Frame,
+    FrameError,
+    Kind,
+    Limits,
+    Tensor,
+    encode,
+    stack,
+    unstack,
+)
 
 HEADER = struct.Struct("!4sBBHQHIdIIQ")
 DESCRIPTOR = struct.Struct("!BBHQ")
@@ -295,3 +306,23 @@ def test_arrays_of_any_shape_are_taken_as_they_are_and_arrive_aligned() -> None:
 def test_what_the_format_cannot_hold_is_refused_when_encoding(frame: Frame) -> None:
     with pytest.raises(FrameError):
         encode(frame)
+
+
+@given(st.integers(1, 6), st.lists(st.integers(0, 3), min_size=1, max_size=3), st.data())
+def test_what_is_stacked_comes_apart_as_it_was(count: int, shape: list[int], data: st.DataObject) -> None:
+    size = 4 * int(np.prod(shape))
+    contents = [data.draw(st.binary(min_size=size, max_size=size)) for _ in range(count)]
+    requests = [(Tensor("x", "FP32", tuple(shape), content),) for content in contents]
+    (whole,) = stack(requests)
+    assert (whole.shape, bytes(whole.data)) == ((count * shape[0], *shape[1:]), b"".join(contents))
+    assert unstack((whole,), count) == requests
+
+
+def test_what_cannot_be_that_of_several_requests_is_refused() -> None:
+    for tensor in (
+        Tensor("x", "FP32", (3,), bytes(12)),
+        Tensor("x", "FP32", (), bytes(4)),
+        Tensor("x", "BYTES", (2,), b""),
+    ):
+        with pytest.raises(FrameError, match="'x'"):
+            unstack((tensor,), 2)

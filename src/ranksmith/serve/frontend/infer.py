@@ -28,9 +28,7 @@ def ask_of(asked: Asked, request_id: str) -> Ask:
     return Ask(ids=[request_id], outputs=[output.name for output in asked.outputs])
 
 
-def rendered(
-    served: Served, asked: Asked, reply: Reply
-) -> tuple[list[tuple[bytes, bytes]], list[bytes | memoryview]]:
+def rendered(served: Served, asked: Asked, reply: Reply) -> tuple[list[tuple[bytes, bytes]], list[bytes | memoryview]]:
     """Headers and body of the answer."""
     parts, json_bytes = served.known.encode(str(reply.generation), reply.tensors, asked)
     length = (b"content-length", b"%d" % sum(map(len, parts)))

@@ -181,7 +181,8 @@ class Pool:
         now = time.monotonic()
         alone_s = self._admit(station, rows, deadline_s - now)
         number = self._numbers()
-        pending = Pending(number, (name, station.generation), kind, tensors, ask, rows, deadline_s, over, alike, now, alone_s)
+        model = name, station.generation
+        pending = Pending(number, model, kind, tensors, ask, rows, deadline_s, over, alike, now, alone_s)
         self._held[number] = pending
         self._rows += rows
         station.add(pending)

@@ -5,8 +5,8 @@ less than half of that then. So a worker that has nothing is given what waits at
 what makes another full batch; nothing is lost by that, as sending takes a small part of the time that a batch takes.
 Other requests are sent as they come.
 
-No worker is given more than it runs now and next. The rest stays here: it can be cancelled, and goes to whoever is ready
-first.
+No worker is given more than it runs now and next. The rest stays here: it can be cancelled, and goes to whoever is
+ready first.
 """
 
 from __future__ import annotations
