@@ -335,6 +335,25 @@ def test_a_client_that_goes_takes_its_request_along() -> None:
     run(work)
 
 
+def test_a_connection_whose_first_request_is_known_is_in_time() -> None:
+    async def work() -> None:
+        async with connected(Limits(head_s=0.1)) as client:
+            for connection in client.state.connections:
+                head = request(1)[: request(1).index(b"\r\n\r\n") + 4]
+                length = str(len(request(1)) - len(head)).encode()
+                json_bytes = str(len(request(1)) - len(head) - ROW_BYTES).encode()
+                fields = [(b"content-length", length), (b"inference-header-content-length", json_bytes)]
+                connection.direct.heads.learn(head, "/v2/models/m/infer", "1.1", [(b"host", b"x"), *fields])
+            assert short(client, request(1))
+            client.pool.open.clear()
+            await client.send(request(1))
+            await asyncio.sleep(0.3)
+            client.pool.open.set()
+            assert (await client.read(1))[0].status == 200
+
+    run(work)
+
+
 def test_a_body_that_does_not_arrive_is_left_to_the_clock_of_the_long_way() -> None:
     async def work() -> None:
         async with introduced(Limits(body_s=0.2, linger_s=0.1)) as client:

@@ -126,6 +126,8 @@ class ShortConnection(Connection):
         self._begin(gathered.head, gathered.data)
 
     def _begin(self, head: Head, data: bytes) -> None:
+        # A connection's first request stops the clock that began with it.
+        self._forget_patience()
         self._exchange = self.direct.ask(head, data, new_id(), self._respond)
         if self._exchange is None:
             self._release()
