@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
 
-from ranksmith.serve.frames import Kind, Tensor
-from ranksmith.serve.frontend.held import Outcome, Pending
+from ranksmith.serve.frames import Tensor
+from ranksmith.serve.frontend.held import Pending
 from ranksmith.serve.frontend.pool import Pool
 from ranksmith.serve.frontend.reply import Reply
 from ranksmith.serve.frontend.served import Served
-from ranksmith.serve.messages import Ask, Hello, TensorInfo
+from ranksmith.serve.frontend.station import Station
+from ranksmith.serve.messages import Hello, TensorInfo
 
 __all__ = ["WorkerlessPool", "introduce"]
 
@@ -29,27 +29,27 @@ class WorkerlessPool(Pool):
     async def answer(self, tensors: tuple[Tensor, ...], rows: int) -> Reply:
         raise NotImplementedError
 
-    def submit(
-        self,
-        name: str,
-        kind: Kind,
-        tensors: tuple[Tensor, ...],
-        ask: Ask,
-        *,
-        rows: int,
-        deadline_s: float,
-        over: Callable[[Outcome], None],
-        alike: Hashable = None,
-    ) -> Pending:
-        async def work() -> None:
-            over(await self.answer(tensors, rows))
+    def _station(self, name: str, generation: int) -> Station:
+        return self._stations.setdefault((name, generation), _Answering(self))
 
-        pending = Pending(len(self.given), (name, 1), kind, tensors, ask, rows, deadline_s, over, alike, 0.0, 0.0)
-        self.given.append(asyncio.ensure_future(work()))
-        return pending
 
-    def cancel(self, pending: Pending) -> None:
-        self.given[pending.number].cancel()
+class _Answering(Station):
+    """Runs its requests without a worker."""
+
+    def __init__(self, pool: WorkerlessPool) -> None:
+        super().__init__("m", 1)
+        self._pool = pool
+        self._running: dict[int, asyncio.Task[None]] = {}
+
+    def add(self, pending: Pending) -> None:
+        self._running[pending.number] = task = asyncio.ensure_future(self._answer(pending))
+        self._pool.given.append(task)
+
+    def withdraw(self, pending: Pending) -> None:
+        self._running[pending.number].cancel()
+
+    async def _answer(self, pending: Pending) -> None:
+        self._pool._finish(pending, await self._pool.answer(pending.tensors, pending.rows))
 
 
 def introduce(pool: Pool, tensor: TensorInfo, *, takes_images: bool) -> None:
@@ -67,3 +67,4 @@ def introduce(pool: Pool, tensor: TensorInfo, *, takes_images: bool) -> None:
     )
     pool.models["m"] = Served(hello, 1)
     pool._names.add("m")
+    pool._active["m"] = 1

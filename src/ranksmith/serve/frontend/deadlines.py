@@ -5,17 +5,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Container, Sized
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Protocol
 
 __all__ = ["Deadlines"]
 
 _DEAD = 1024
-
-
-class _Waiting(Container[int], Sized, Protocol):
-    """Those that still wait."""
 
 
 @dataclass(eq=False)
@@ -26,7 +21,7 @@ class Deadlines:
         passed: called with each that still waits at its deadline, soon after it.
     """
 
-    waiting: _Waiting
+    waiting: Collection[int]
     passed: Callable[[int], None]
     _heap: list[tuple[float, int]] = field(default_factory=list)
     _timer: asyncio.TimerHandle | None = None

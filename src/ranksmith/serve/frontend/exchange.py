@@ -103,10 +103,10 @@ class Exchange:
     def over(self, outcome: Outcome) -> None:
         # The request refers to this: it would be left to the garbage collector, and its data with it.
         self.pending = None
-        self.counting.ended()
         if isinstance(outcome, RefusedError):
-            self._fail(outcome)
+            self.refused(outcome)
             return
+        self.counting.ended()
         try:
             self.counting.answered(outcome)
             headers, body = rendered(self.served, self.asked, outcome)
@@ -116,7 +116,7 @@ class Exchange:
             self._respond(200, headers, body)
 
     def refused(self, error: Exception) -> None:
-        """It was not even begun."""
+        """There is no reply, or it was not even begun."""
         self.counting.ended()
         self._fail(error)
 

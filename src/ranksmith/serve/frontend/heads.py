@@ -40,6 +40,11 @@ class Head(NamedTuple):
     body_bytes: int
     json_bytes: int | None
 
+    @property
+    def request_bytes(self) -> int:
+        """Of head and body together."""
+        return self.size + self.body_bytes
+
 
 class Heads:
     """Those that are known; of all connections, and not too many."""

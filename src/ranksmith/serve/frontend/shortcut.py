@@ -16,8 +16,6 @@ from ranksmith.serve.frontend.heads import Head
 __all__ = ["ShortConnection"]
 
 _GATHER_S = 1.0
-
-
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
@@ -26,7 +24,7 @@ class _Gathered:
 
     def __init__(self, head: Head, data: bytes) -> None:
         self.head = head
-        self.missing_bytes = head.size + head.body_bytes - len(data)
+        self.missing_bytes = head.request_bytes - len(data)
         self._pieces = [data]
 
     def add(self, data: bytes) -> None:
@@ -69,7 +67,7 @@ class ShortConnection(Connection):
             self._gather(self._gathered, data)
         elif (head := self._known_head(data)) is None:
             self._take_long_way(data)
-        elif len(data) == head.size + head.body_bytes:
+        elif len(data) == head.request_bytes:
             self._begin(head, data)
         else:
             self._gathered = _Gathered(head, data)
@@ -121,7 +119,6 @@ class ShortConnection(Connection):
         if gathered.missing_bytes < 0:
             self._give_up()
             return
-        self._forget_patience()
         self._gathered = None
         self._begin(gathered.head, gathered.data)
 

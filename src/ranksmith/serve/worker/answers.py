@@ -40,15 +40,14 @@ def answers(
             decode_ms=request.decode_ms,
             predictions=predictions,
         )
-        number, *others = request.numbers
         frames.append(
             Frame(
                 Kind.RESULT,
-                number,
+                request.numbers[0],
                 model.spec.generation,
                 meta=dumps(answer),
                 tensors=tensors,
-                others=tuple(others),
+                others=request.numbers[1:],
             )
         )
     return frames

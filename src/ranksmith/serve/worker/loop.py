@@ -221,11 +221,7 @@ class WorkerLoop:
 
     def _fail(self, link: Link, numbers: tuple[int, ...], code: Code, message: str) -> None:
         failure = dumps(Failure(code=code, message=message))
-        number, *others = numbers
-        _tell(
-            link,
-            Frame(Kind.FAILURE, number, self.model.spec.generation, meta=failure, others=tuple(others)),
-        )
+        _tell(link, Frame(Kind.FAILURE, numbers[0], self.model.spec.generation, meta=failure, others=numbers[1:]))
 
 
 def _tell(link: Link, *frames: Frame) -> None:
