@@ -583,3 +583,13 @@ class BatcherMachine(RuleBasedStateMachine):
 
 TestBatcherMachine = BatcherMachine.TestCase
 TestBatcherMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+def test_what_shrinks_keeps_its_place_and_makes_room() -> None:
+    batcher = _filled(Batcher(STEEP, limit=4), _entry(1, 3), _entry(2, 2), _entry(3, 1))
+    batcher.shrink(1, 2)
+    assert batcher.rows == 5
+    assert _keys(batcher.take(0.0)) == [1, 2]
+    assert batcher.rows == 1
+    with pytest.raises(ValueError, match="shrink"):
+        batcher.shrink(3, 2)

@@ -256,6 +256,10 @@ class Pool:
                 await asyncio.sleep(_RETRY_S)
 
     def _on_frame(self, worker: Worker, link: Link, frame: Frame) -> None:
+        if self._workers.get(worker.at.worker) is not worker:
+            # The supervisor has said that it is not to be expected any more.
+            link.close()
+            return
         station = self._station(worker.at.name, worker.at.generation)
         if frame.kind is Kind.HELLO:
             worker.link = link
