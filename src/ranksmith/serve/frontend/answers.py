@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -74,10 +75,17 @@ def error_handlers(limits: Limits) -> dict[Any, ExceptionHandler]:
 
 
 def refusal(error: RefusedError | InvalidRequestError) -> Response:
-    """What a client is told of a request that is not answered, once its body has been read."""
+    """What a client is told of a request that is not answered, once its body has been read; shared, so not to change.
+
+    Where too much is asked, most of what is answered is the same refusal.
+    """
     after_s = error.retry_after_s if isinstance(error, RefusedError) else None
-    headers = None if after_s is None else {"Retry-After": str(max(1, round(after_s)))}
-    return as_json(ErrorResponse(error.message), error.status, headers)
+    return _refusal(error.status, error.message, None if after_s is None else max(1, round(after_s)))
+
+
+@lru_cache
+def _refusal(status: int, message: str, after_s: int | None) -> Response:
+    return as_json(ErrorResponse(message), status, None if after_s is None else {"Retry-After": str(after_s)})
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

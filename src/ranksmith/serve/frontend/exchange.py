@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import structlog
-from starlette.responses import Response
 
 from ranksmith.serve.frames import Kind
 from ranksmith.serve.frontend.answers import as_json, refusal
@@ -21,7 +20,7 @@ from ranksmith.serve.frontend.asking import Asking
 from ranksmith.serve.frontend.bodies import Bodies
 from ranksmith.serve.frontend.heads import Head, Heads
 from ranksmith.serve.frontend.held import Outcome, Pending
-from ranksmith.serve.frontend.infer import ask_of, rendered
+from ranksmith.serve.frontend.infer import Headers, ask_of, rendered
 from ranksmith.serve.frontend.reply import RefusedError
 from ranksmith.serve.frontend.served import Served
 from ranksmith.serve.frontend.statistics import Counting
@@ -33,10 +32,15 @@ _log = structlog.get_logger("ranksmith.frontend")
 
 
 class Rendered(NamedTuple):
-    """An answer: a Starlette response, without what makes one."""
+    """An answer: a Starlette response, without what makes one.
+
+    Attributes:
+        headers: but for the request's id; few answers differ in the others.
+    """
 
     status: int
-    headers: list[tuple[bytes, bytes]]
+    headers: Headers
+    request_id: str
     body: Sequence[bytes | memoryview]
 
 
@@ -121,7 +125,6 @@ class Exchange:
         self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        response: Response
         if isinstance(error, RefusedError):
             self.counting.failed(error)
         if isinstance(error, RefusedError | InvalidRequestError):
@@ -129,7 +132,7 @@ class Exchange:
         else:
             _log.error("a bug", request_id=self.request_id, exc_info=error)
             response = as_json({"error": "a bug of ours"}, 500)
-        self._respond(response.status_code, response.raw_headers, [bytes(response.body)])
+        self._respond(response.status_code, tuple(response.raw_headers), [bytes(response.body)])
 
-    def _respond(self, status: int, headers: list[tuple[bytes, bytes]], body: Sequence[bytes | memoryview]) -> None:
-        self.respond(Rendered(status, [*headers, (b"x-request-id", self.request_id.encode())], body))
+    def _respond(self, status: int, headers: Headers, body: Sequence[bytes | memoryview]) -> None:
+        self.respond(Rendered(status, headers, self.request_id, body))

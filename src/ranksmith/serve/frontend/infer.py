@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,10 +18,11 @@ from ranksmith.serve.messages import Ask
 from ranksmith.serve.oip.rest import HEADER_LENGTH, decode, parse_header_length
 from ranksmith.serve.oip.signature import Asked
 
-__all__ = ["Infer", "ask_of", "rendered"]
+__all__ = ["Headers", "Infer", "ask_of", "rendered"]
+
+Headers = tuple[tuple[bytes, bytes], ...]
 
 _HEADER_LENGTH = HEADER_LENGTH.lower().encode()
-_BINARY, _JSON = (b"content-type", b"application/octet-stream"), (b"content-type", b"application/json")
 
 
 def ask_of(asked: Asked, request_id: str) -> Ask:
@@ -28,13 +30,18 @@ def ask_of(asked: Asked, request_id: str) -> Ask:
     return Ask(ids=[request_id], outputs=[output.name for output in asked.outputs])
 
 
-def rendered(served: Served, asked: Asked, reply: Reply) -> tuple[list[tuple[bytes, bytes]], list[bytes | memoryview]]:
+def rendered(served: Served, asked: Asked, reply: Reply) -> tuple[Headers, list[bytes | memoryview]]:
     """Headers and body of the answer."""
     parts, json_bytes = served.known.encode(str(reply.generation), reply.tensors, asked)
-    length = (b"content-length", b"%d" % sum(map(len, parts)))
+    return _headers(json_bytes, sum(map(len, parts))), parts
+
+
+@lru_cache
+def _headers(json_bytes: int | None, size: int) -> Headers:
+    length = (b"content-length", b"%d" % size)
     if json_bytes is None:
-        return [_JSON, length], parts
-    return [_BINARY, (_HEADER_LENGTH, b"%d" % json_bytes), length], parts
+        return (b"content-type", b"application/json"), length
+    return (b"content-type", b"application/octet-stream"), (_HEADER_LENGTH, b"%d" % json_bytes), length
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +66,6 @@ class Infer:
                 timeout=asked.parameters.get("timeout"),
             )
         response = Response()
-        response.raw_headers, content = rendered(served, asked, reply)
-        response.body = b"".join(content)
+        headers, content = rendered(served, asked, reply)
+        response.raw_headers, response.body = list(headers), b"".join(content)
         return response

@@ -5,6 +5,7 @@ What was not answered that way is given to uvicorn's protocol from its first byt
 
 from __future__ import annotations
 
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from ranksmith.serve.frontend.connection import Connection
 from ranksmith.serve.frontend.exchange import Direct, Exchange, Rendered
 from ranksmith.serve.frontend.guard import new_id
 from ranksmith.serve.frontend.heads import Head
+from ranksmith.serve.frontend.infer import Headers
 
 __all__ = ["ShortConnection"]
 
@@ -164,9 +166,15 @@ class ShortConnection(Connection):
             self.data_received(data)
 
     def _bytes_of(self, answer: Rendered) -> bytes:
-        headers = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *answer.headers)]
-        end = b"connection: close\r\n\r\n" if self._is_last else b"\r\n"
-        return b"".join([_STATUS_LINES[answer.status], *headers, end, *answer.body])
+        head = (
+            _STATUS_LINES[answer.status],
+            _lines(tuple(self.server_state.default_headers)),
+            _lines(answer.headers),
+            b"x-request-id: ",
+            answer.request_id.encode(),
+            b"\r\nconnection: close\r\n\r\n" if self._is_last else b"\r\n\r\n",
+        )
+        return b"".join([*head, *answer.body])
 
     def _rest(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
@@ -185,3 +193,8 @@ class ShortConnection(Connection):
     def _release(self) -> None:
         self.direct.bodies.release(self._reserved_bytes)
         self._reserved_bytes = 0
+
+
+@lru_cache
+def _lines(headers: Headers) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
