@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ranksmith.serve.frames import Frame, Kind, Tensor
@@ -16,7 +17,15 @@ from ranksmith.serve.transport import connect
 from ranksmith.serve.worker.loop import WorkerLoop
 from ranksmith.serve.worker.model import ServedModel
 
+pytestmark = pytest.mark.usefixtures("thread")
 TABLE = np.arange(8, dtype=np.float32) * 10
+
+
+@pytest.fixture(params=["the event loop's", "the session's"])
+def thread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which of them runs batches."""
+    if request.param == "the session's":
+        monkeypatch.setattr("ranksmith.serve.worker.loop._SHORT_MS", 0.0)
 
 
 def lookup(path: Path) -> Path:

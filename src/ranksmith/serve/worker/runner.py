@@ -53,16 +53,19 @@ class Runner(Generic[BatchT, ResultT]):
     def give(self, batch: BatchT) -> None:
         self._queue.put(batch)
 
+    def now(self, batch: BatchT) -> Done[BatchT, ResultT]:
+        """Run it in the thread that asks; `done` is not called."""
+        start = time.monotonic()
+        result: ResultT | Exception
+        try:
+            result = self.run(batch)
+        except Exception as error:
+            result = error
+        return Done(batch, result, start, 1e3 * (time.monotonic() - start))
+
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         while True:
-            batch = self._queue.get()
-            start = time.monotonic()
-            result: ResultT | Exception
-            try:
-                result = self.run(batch)
-            except Exception as error:
-                result = error
-            done = Done(batch, result, start, 1e3 * (time.monotonic() - start))
+            done = self.now(self._queue.get())
             try:
                 loop.call_soon_threadsafe(self.done, done)
             except RuntimeError:
