@@ -56,7 +56,7 @@ def _closed(told: dict[str, Any], clients: int) -> Table:
     for name, turns in told["turns"].items():
         for kind, what in _WAYS.items():
             if all(kind in turn for turn in turns):
-                rows.append([SERVERS[name].title + what, *_loop(turns, [turn[kind][str(clients)] for turn in turns])])
+                rows.append([SERVERS[name].title + what, *_loop([turn[kind][str(clients)] for turn in turns])])
     bare = told["bare"]
     limit = ["onnxruntime alone", _number(_median(bare["per_second"])), "1", "", "", ""]
     if clients == 1 and bare["latency_ms"]:
@@ -65,8 +65,8 @@ def _closed(told: dict[str, Any], clients: int) -> Table:
     return Table(_clients(clients), heads, [limit, *rows])
 
 
-def _loop(turns: list[dict[str, Any]], runs: list[dict[str, Any]]) -> list[str]:
-    ratios = [run["per_second"] / turn["bare_per_second"] for run, turn in zip(runs, turns, strict=True)]
+def _loop(runs: list[dict[str, Any]]) -> list[str]:
+    ratios = [run["per_second"] / run["bare_per_second"] for run in runs]
     return [
         _number(_median(run["per_second"] for run in runs)),
         f"{_median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
@@ -244,10 +244,10 @@ def _setting(result: dict[str, Any]) -> list[str]:
     settings, models = result["settings"], result["models"]
     return [
         (
-            f"Rounds: {settings['rounds']} of {settings['seconds']:g} s for each number, the servers in turn and the "
-            "bare loop before each turn; medians, and the ratio to the bare loop just before with its range. Every "
-            "answer of every server is held against onnxruntime's own, within a thousandth of the largest logit. "
-            "Latencies of arrivals count from when a request was due."
+            f"Rounds: {settings['rounds']} of {settings['seconds']:g} s for each number, the servers in turn and "
+            "the bare loop before and after each closed loop; medians, and the ratio to the bare loop beside it with "
+            "its range. Every answer of every server is held against onnxruntime's own, within a thousandth of the "
+            "largest logit. Latencies of arrivals count from when a request was due."
         ),
         "",
         (

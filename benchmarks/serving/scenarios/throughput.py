@@ -1,12 +1,13 @@
 """Throughput and latency of closed loops, p99 of Poisson arrivals, and what a request costs of CPU.
 
-The servers take turns; the bare loop runs before each turn, so that a machine that is slower for a while is slower for
-both sides of a ratio. A server is started anew for each turn, and none idles while another is measured.
+The servers take turns, and each closed loop stands between two runs of the bare loop: a machine that is slower for a
+while is slower for both sides of a ratio. A server is started anew for each turn, and none idles while another is
+measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -46,12 +47,13 @@ def run(bench: Bench) -> dict[str, Any]:
                     turns[name].append(_turn(bench, name, bare, seed=number))
                     _say(bench, name, turns[name][-1])
         alone = [bare.per_second(bench.seconds) for _ in range(bench.rounds)] if not bench.working else []
+        taken = [turn for each in turns.values() for turn in each]
         return {
             "bare": {
                 "best": str(bare.best),
                 "quickest": str(bare.quickest),
-                "per_second": [turn["bare_per_second"] for each in turns.values() for turn in each] or alone,
-                "latency_ms": [turn["bare_latency_ms"] for each in turns.values() for turn in each],
+                "per_second": [run["bare_per_second"] for turn in taken for run in turn["closed"].values()] or alone,
+                "latency_ms": [turn["bare_latency_ms"] for turn in taken],
             },
             "clients": list(bench.clients),
             "layouts": {name: str(bench.layouts[name]) for name in turns if turns[name]},
@@ -60,21 +62,41 @@ def run(bench: Bench) -> dict[str, Any]:
 
 
 def _turn(bench: Bench, name: str, bare: Bare, seed: int) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "bare_per_second": bare.per_second(bench.seconds / 2),
-        "bare_latency_ms": bare.latency_ms(bench.seconds / 4),
-        "closed": {},
-    }
+    told: dict[str, Any] = {"bare_latency_ms": bare.latency_ms(bench.seconds / 4)}
     with bench.serving(name) as running:
-        for clients in bench.clients:
-            outcome, cost = _costed(running, partial(bench.load, running, clients=clients))
-            told["closed"][str(clients)] = asdict(outcome) | {"per_second": outcome.per_second, "cpu_ms": cost}
-        capacity = outcome.per_second
+        told["closed"] = _paired(
+            bench, bare, running, lambda clients: partial(bench.load, running, clients=clients), bench.clients
+        )
+        capacity = told["closed"][str(bench.clients[-1])]["per_second"]
         arrivals = open_loop(running.target, rate=LOAD * capacity, seconds=3 * bench.seconds, seed=seed)
         told["poisson"] = asdict(wait_for(arrivals)) | {"rate": LOAD * capacity}
         if not SERVERS[name].is_peer:
             told["health"] = _health(bench, running)
-            told["grpc"] = {str(clients): _grpc(bench, running, clients) for clients in bench.clients}
+            told["grpc"] = _paired(
+                bench, bare, running, lambda clients: partial(_grpc, bench, running, clients), bench.clients
+            )
+    return told
+
+
+def _paired(
+    bench: Bench,
+    bare: Bare,
+    running: Running,
+    load: Callable[[int], Callable[[], Outcome]],
+    counts: Sequence[int],
+) -> dict[str, Any]:
+    """A closed loop for each number of clients, with what the bare loop did on both sides of it."""
+    told = {}
+    before = bare.per_second(bench.seconds / 2)
+    for clients in counts:
+        outcome, cost = _costed(running, load(clients))
+        after = bare.per_second(bench.seconds / 2)
+        told[str(clients)] = asdict(outcome) | {
+            "per_second": outcome.per_second,
+            "cpu_ms": cost,
+            "bare_per_second": (before + after) / 2,
+        }
+        before = after
     return told
 
 
@@ -97,16 +119,14 @@ def _health(bench: Bench, running: Running) -> dict[str, Any]:
     return asdict(outcome) | {"per_second": outcome.per_second, "cpu_ms": cost, "clients": _HEALTH_CLIENTS}
 
 
-def _grpc(bench: Bench, running: Running, clients: int) -> dict[str, Any]:
+def _grpc(bench: Bench, running: Running, clients: int) -> Outcome:
     requests = [grpc_load.model_infer(bench.name, bench.questions, row) for row in bench.questions.inputs]
     judge = Judge(bench.questions.expected, lambda body: np.frombuffer(grpc_load.values(body), "<f4"))
     address = f"127.0.0.1:{running.setup.grpc_port}"
-    loop = grpc_load.closed_loop(address, requests, judge, clients=clients, seconds=bench.seconds / 2)
-    outcome, cost = _costed(running, lambda: wait_for(loop))
-    return asdict(outcome) | {"per_second": outcome.per_second, "cpu_ms": cost}
+    return wait_for(grpc_load.closed_loop(address, requests, judge, clients=clients, seconds=bench.seconds / 2))
 
 
 def _say(bench: Bench, name: str, turn: dict[str, Any]) -> None:
     speeds = ", ".join(f"{clients}: {each['per_second']:,.1f}/s" for clients, each in turn["closed"].items())
-    ratio = max(each["per_second"] for each in turn["closed"].values()) / turn["bare_per_second"]
+    ratio = max(each["per_second"] / each["bare_per_second"] for each in turn["closed"].values())
     bench.say(f"{SERVERS[name].title}: {speeds}; {ratio:.3f} of the bare loop")
