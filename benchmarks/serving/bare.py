@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Bare", "Setting", "bare_loops"]
+__all__ = ["Bare", "Setting", "bare_loop", "bare_loops"]
 
 _PROGRAM = Path(__file__).with_name("bare_process.py")
 _BATCHES = (1, 4, 8, 16)
@@ -70,6 +70,13 @@ def bare_loops(model: Path, trial_s: float) -> Iterator[Bare]:
     with contextlib.ExitStack() as stack:
         kept = {setting: stack.enter_context(_loops(model, setting)) for setting in {best, quickest}}
         yield Bare(best, quickest, kept)
+
+
+@contextlib.contextmanager
+def bare_loop(model: Path, setting: Setting) -> Iterator[Bare]:
+    """Of this setting, whether or not another is better."""
+    with _loops(model, setting) as loops:
+        yield Bare(setting, setting, {setting: loops})
 
 
 @contextlib.contextmanager

@@ -32,14 +32,20 @@ from benchmarks.serving import page
 from benchmarks.serving.bench import Bench
 from benchmarks.serving.processes import ENOUGH_IDLE, idle_share
 from benchmarks.serving.questions import ask_in_process
-from benchmarks.serving.scenarios import kills, overload, swaps, throughput
+from benchmarks.serving.scenarios import alone, kills, overload, swaps, throughput
 from benchmarks.serving.servers import MAX_BATCH, MAX_WAIT_MS, SERVERS, versions
 from ranksmith.runtime.machine import machine
 from ranksmith.workflow.source import resolve
 
 __all__ = ["main"]
 
-SCENARIOS = {"throughput": throughput.run, "overload": overload.run, "kills": kills.run, "swaps": swaps.run}
+SCENARIOS = {
+    "throughput": throughput.run,
+    "alone": alone.run,
+    "overload": overload.run,
+    "kills": kills.run,
+    "swaps": swaps.run,
+}
 PAGE = Path("docs/benchmarks/serving.md")
 PEERS_PYTHON = Path(".venv-peers/bin/python")
 ROUNDS, QUICK_ROUNDS = 3, 1
@@ -89,7 +95,7 @@ def main() -> int:
             console=console,
         )
         # What happens when something dies does not depend on the model: one is enough.
-        scenarios = [name for name in arguments.scenarios if number == 0 or name == "throughput"]
+        scenarios = [name for name in arguments.scenarios if number == 0 or name in ("throughput", "alone")]
         told: dict[str, Any] = {"input_bytes": bench.questions.input_bytes}
         result["models"][source.name] = told
         for name in scenarios:

@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table as RichTable
 
 from benchmarks.serving.processes import ENOUGH_IDLE
-from benchmarks.serving.scenarios import kills, overload, swaps, throughput
+from benchmarks.serving.scenarios import alone, kills, overload, swaps, throughput
 from benchmarks.serving.servers import SERVERS
 
 __all__ = ["markdown", "tables", "wrong_answers"]
@@ -73,6 +73,24 @@ def _loop(runs: list[dict[str, Any]]) -> list[str]:
         *(_number(_median(run["latency"][key] for run in runs)) for key in ("p50_ms", "p99_ms")),
         _bad(runs),
     ]
+
+
+def _alone(told: dict[str, Any]) -> list[Table]:
+    rows = []
+    for name, turns in told.items():
+        added = sorted(turn["latency"]["p50_ms"] - turn["bare_latency_ms"] for turn in turns)
+        rows.append(
+            [
+                SERVERS[name].title,
+                _number(_median(turn["bare_latency_ms"] for turn in turns)),
+                *(_number(_median(turn["latency"][key] for turn in turns)) for key in ("p50_ms", "p99_ms")),
+                f"{_median(added):.2f} ({_quantile(added, 0.25):.2f} to {_quantile(added, 0.75):.2f})",
+                _bad(turns),
+            ]
+        )
+    heads = ["", "p50 ms of the loop", "p50 ms", "p99 ms", "added to the p50, ms", _BAD]
+    title = f"One client, {alone.LAYOUT}; the bare loop of as many threads in turn; medians and quartiles of the turns"
+    return [Table(title, heads, rows)]
 
 
 def _poisson(told: dict[str, Any]) -> Table:
@@ -162,6 +180,10 @@ def _median(values: Iterable[float]) -> float:
     return float(np.median(list(values)))
 
 
+def _quantile(values: Iterable[float], share: float) -> float:
+    return float(np.quantile(list(values), share))
+
+
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
@@ -205,6 +227,7 @@ def _swaps(told: dict[str, Any]) -> list[Table]:
 
 _TABLES: dict[str, Callable[[dict[str, Any]], list[Table]]] = {
     "throughput": _throughput,
+    "alone": _alone,
     "overload": _overload,
     "kills": _kills,
     "swaps": _swaps,
