@@ -78,7 +78,7 @@ def _loop(runs: list[dict[str, Any]]) -> list[str]:
 def _alone(told: dict[str, Any]) -> list[Table]:
     rows = []
     for name, turns in told.items():
-        added = sorted(turn["latency"]["p50_ms"] - turn["bare_latency_ms"] for turn in turns)
+        added = [turn["latency"]["p50_ms"] - turn["bare_latency_ms"] for turn in turns]
         rows.append(
             [
                 SERVERS[name].title,
@@ -177,7 +177,7 @@ def _bad(runs: list[dict[str, Any]]) -> str:
 
 
 def _median(values: Iterable[float]) -> float:
-    return float(np.median(list(values)))
+    return _quantile(values, 0.5)
 
 
 def _quantile(values: Iterable[float], share: float) -> float:

@@ -7,7 +7,7 @@ measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -64,32 +64,22 @@ def run(bench: Bench) -> dict[str, Any]:
 def _turn(bench: Bench, name: str, bare: Bare, seed: int) -> dict[str, Any]:
     told: dict[str, Any] = {"bare_latency_ms": bare.latency_ms(bench.seconds / 4)}
     with bench.serving(name) as running:
-        told["closed"] = _paired(
-            bench, bare, running, lambda clients: partial(bench.load, running, clients=clients), bench.clients
-        )
+        told["closed"] = _paired(bench, bare, running, lambda clients: bench.load(running, clients=clients))
         capacity = told["closed"][str(bench.clients[-1])]["per_second"]
         arrivals = open_loop(running.target, rate=LOAD * capacity, seconds=3 * bench.seconds, seed=seed)
         told["poisson"] = asdict(wait_for(arrivals)) | {"rate": LOAD * capacity}
         if not SERVERS[name].is_peer:
             told["health"] = _health(bench, running)
-            told["grpc"] = _paired(
-                bench, bare, running, lambda clients: partial(_grpc, bench, running, clients), bench.clients
-            )
+            told["grpc"] = _paired(bench, bare, running, partial(_grpc, bench, running))
     return told
 
 
-def _paired(
-    bench: Bench,
-    bare: Bare,
-    running: Running,
-    load: Callable[[int], Callable[[], Outcome]],
-    counts: Sequence[int],
-) -> dict[str, Any]:
+def _paired(bench: Bench, bare: Bare, running: Running, load: Callable[[int], Outcome]) -> dict[str, Any]:
     """A closed loop for each number of clients, with what the bare loop did on both sides of it."""
     told = {}
     before = bare.per_second(bench.seconds / 2)
-    for clients in counts:
-        outcome, cost = _costed(running, load(clients))
+    for clients in bench.clients:
+        outcome, cost = _costed(running, partial(load, clients))
         after = bare.per_second(bench.seconds / 2)
         told[str(clients)] = asdict(outcome) | {
             "per_second": outcome.per_second,

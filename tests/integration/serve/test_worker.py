@@ -25,7 +25,7 @@ TABLE = np.arange(8, dtype=np.float32) * 10
 def thread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which of them runs batches."""
     if request.param == "the session's":
-        monkeypatch.setattr("ranksmith.serve.worker.loop._SHORT_MS", 0.0)
+        monkeypatch.setattr("ranksmith.serve.worker.loop._HERE_MS", 0.0)
 
 
 def lookup(path: Path) -> Path:

@@ -34,8 +34,8 @@ __all__ = ["WorkerLoop"]
 
 _DECODERS = 2
 # So long may cancelled requests and images to decode wait to be read, and so much do sockets hold meanwhile.
-_SHORT_MS = 25.0
-_SHORT_BYTES = 2**20
+_HERE_MS = 25.0
+_HERE_BYTES = 2**20
 
 
 @dataclass(eq=False)
@@ -202,7 +202,7 @@ class WorkerLoop:
         """Whether the event loop can do without its thread while it runs."""
         rows = sum(request.rows for request in batch)
         size = sum(array.nbytes for request in batch for array in request.feeds.values())
-        return self._batcher.curve.ms(rows) <= _SHORT_MS and size <= _SHORT_BYTES
+        return self._batcher.curve.ms(rows) <= _HERE_MS and size <= _HERE_BYTES
 
     def _run_here(self, batch: list[Request]) -> None:
         """In the event loop's thread."""
