@@ -15,9 +15,11 @@ from benchmarks.serving.servers import SERVERS
 
 __all__ = ["markdown", "tables", "wrong_answers"]
 
+Run = dict[str, Any]
 
 # What a turn has of closed loops, and how it is called.
 _WAYS = {"closed": "", "grpc": ", gRPC"}
+_OURS = "ranksmith"
 _BAD = "refused / failed / wrong"
 
 
@@ -56,17 +58,39 @@ def _closed(told: dict[str, Any], clients: int) -> Table:
     for name, turns in told["turns"].items():
         for kind, what in _WAYS.items():
             if all(kind in turn for turn in turns):
-                rows.append([SERVERS[name].title + what, *_loop([turn[kind][str(clients)] for turn in turns])])
+                runs = [turn[kind][str(clients)] for turn in turns]
+                ours = [turn[kind][str(clients)] for turn in told["turns"].get(_OURS, []) if kind in turn]
+                beside = _beside(ours, runs, _of_the_loop, _p99_ms) if name != _OURS else ""
+                rows.append([SERVERS[name].title + what, *_loop(runs), beside])
     bare = told["bare"]
-    limit = ["onnxruntime alone", _number(_median(bare["per_second"])), "1", "", "", ""]
+    limit = ["onnxruntime alone", _number(_median(bare["per_second"])), "1", "", "", "", ""]
     if clients == 1 and bare["latency_ms"]:
         limit[3] = _number(_median(bare["latency_ms"]))
-    heads = ["", "requests/s", "of the loop", "p50 ms", "p99 ms", _BAD]
+    heads = ["", "requests/s", "of the loop", "p50 ms", "p99 ms", _BAD, "ranksmith's by its: requests/s; p99"]
     return Table(_clients(clients), heads, [limit, *rows])
 
 
-def _loop(runs: list[dict[str, Any]]) -> list[str]:
-    ratios = [run["per_second"] / run["bare_per_second"] for run in runs]
+def _beside(ours: list[Run], theirs: list[Run], *measures: Callable[[Run], float]) -> str:
+    """What ours is of theirs in the same round: medians and quartiles."""
+    if len(ours) != len(theirs):
+        return ""
+    told = []
+    for measure in measures:
+        ratios = [measure(own) / measure(other) for own, other in zip(ours, theirs, strict=True)]
+        told.append(f"{_median(ratios):.2f} ({_quantile(ratios, 0.25):.2f} to {_quantile(ratios, 0.75):.2f})")
+    return "; ".join(told)
+
+
+def _of_the_loop(run: Run) -> float:
+    return float(run["per_second"] / run["bare_per_second"])
+
+
+def _p99_ms(run: Run) -> float:
+    return float(run["latency"]["p99_ms"])
+
+
+def _loop(runs: list[Run]) -> list[str]:
+    ratios = [_of_the_loop(run) for run in runs]
     return [
         _number(_median(run["per_second"] for run in runs)),
         f"{_median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
@@ -103,9 +127,12 @@ def _poisson(told: dict[str, Any]) -> Table:
                 _number(_median(run["rate"] for run in runs)),
                 *(_number(_median(run["latency"][key] for run in runs)) for key in ("p50_ms", "p99_ms", "most_ms")),
                 _bad(runs),
+                _beside([turn["poisson"] for turn in told["turns"].get(_OURS, [])], runs, _p99_ms)
+                if name != _OURS
+                else "",
             ]
         )
-    heads = ["", "requests/s", "p50 ms", "p99 ms", "longest ms", _BAD]
+    heads = ["", "requests/s", "p50 ms", "p99 ms", "longest ms", _BAD, "ranksmith's by its p99"]
     return Table(f"Poisson arrivals at {throughput.LOAD:.0%} of the server's own capacity", heads, rows)
 
 
@@ -268,9 +295,11 @@ def _setting(result: dict[str, Any]) -> list[str]:
     return [
         (
             f"Rounds: {settings['rounds']} of {settings['seconds']:g} s for each number, the servers in turn and "
-            "the bare loop before and after each closed loop; medians, and the ratio to the bare loop beside it with "
-            "its range. Every answer of every server is held against onnxruntime's own, within a thousandth of the "
-            "largest logit. Latencies of arrivals count from when a request was due."
+            "the bare loop before and after each closed loop; all servers are up, and those whose turn it is not stand "
+            "still. Medians of the rounds; the ratio to the bare loop beside it has its range, what ranksmith's figure "
+            "is of another's in the same round the quartiles. Every answer of every server is held against "
+            "onnxruntime's own, within a thousandth of the largest logit. Latencies of arrivals count from when a "
+            "request was due."
         ),
         "",
         (

@@ -7,7 +7,8 @@ measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -31,22 +32,26 @@ _HEALTH_CLIENTS = 8
 
 def run(bench: Bench) -> dict[str, Any]:
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in bench.servers}
-    with bare_loops(bench.model, bench.seconds / 2) as bare:
+    with bare_loops(bench.model, bench.seconds / 2) as bare, contextlib.ExitStack() as stack:
         bench.say(f"the bare loop is best with {bare.best}: {bare.per_second(bench.seconds):,.1f} rows/s")
         for name in bench.working:
             with bench.skipping(name):
                 bench.better_layout(name)
+        waiting = {}
+        for name in bench.working:
+            with bench.skipping(name):
+                waiting[name] = _Waiting(stack.enter_context(bench.serving(name)))
+                # Before the server ends, which it cannot while it stands still.
+                stack.callback(waiting[name].go_on)
         for number in range(bench.rounds):
+            order = list(waiting)
             # Nobody is always the first.
-            order = (
-                bench.working[number % max(1, len(bench.working)) :]
-                + bench.working[: number % max(1, len(bench.working))]
-            )
-            for name in order:
-                with bench.skipping(name):
-                    turns[name].append(_turn(bench, name, bare, seed=number))
-                    _say(bench, name, turns[name][-1])
-        alone = [bare.per_second(bench.seconds) for _ in range(bench.rounds)] if not bench.working else []
+            first = number % max(1, len(order))
+            for name in order[first:] + order[:first]:
+                with waiting[name].turn() as running:
+                    turns[name].append(_turn(bench, name, running, bare, seed=number))
+                _say(bench, name, turns[name][-1])
+        alone = [] if waiting else [bare.per_second(bench.seconds) for _ in range(bench.rounds)]
         taken = [turn for each in turns.values() for turn in each]
         return {
             "bare": {
@@ -61,16 +66,42 @@ def run(bench: Bench) -> dict[str, Any]:
         }
 
 
-def _turn(bench: Bench, name: str, bare: Bare, seed: int) -> dict[str, Any]:
+class _Waiting:
+    """A server that stands still between its turns.
+
+    All are up all the time, so that turns can be short and many: a machine that is slow for a minute is so for all.
+    """
+
+    def __init__(self, running: Running) -> None:
+        self._running = running
+        self._pause = contextlib.ExitStack()
+        self._stand_still()
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[Running]:
+        self.go_on()
+        try:
+            yield self._running
+        finally:
+            self._stand_still()
+
+    def go_on(self) -> None:
+        self._pause.close()
+
+    def _stand_still(self) -> None:
+        self._pause.enter_context(self._running.processes.paused())
+
+
+def _turn(bench: Bench, name: str, running: Running, bare: Bare, seed: int) -> dict[str, Any]:
     told: dict[str, Any] = {"bare_latency_ms": bare.latency_ms(bench.seconds / 4)}
-    with bench.serving(name) as running:
-        told["closed"] = _paired(bench, bare, running, lambda clients: bench.load(running, clients=clients))
-        capacity = told["closed"][str(bench.clients[-1])]["per_second"]
-        arrivals = open_loop(running.target, rate=LOAD * capacity, seconds=3 * bench.seconds, seed=seed)
-        told["poisson"] = asdict(wait_for(arrivals)) | {"rate": LOAD * capacity}
-        if not SERVERS[name].is_peer:
-            told["health"] = _health(bench, running)
-            told["grpc"] = _paired(bench, bare, running, partial(_grpc, bench, running))
+    bench.load(running, seconds=bench.warm_s)
+    told["closed"] = _paired(bench, bare, running, lambda clients: bench.load(running, clients=clients))
+    capacity = told["closed"][str(bench.clients[-1])]["per_second"]
+    arrivals = open_loop(running.target, rate=LOAD * capacity, seconds=3 * bench.seconds, seed=seed)
+    told["poisson"] = asdict(wait_for(arrivals)) | {"rate": LOAD * capacity}
+    if not SERVERS[name].is_peer:
+        told["health"] = _health(bench, running)
+        told["grpc"] = _paired(bench, bare, running, partial(_grpc, bench, running))
     return told
 
 
