@@ -43,7 +43,7 @@ class WorkerLoop:
     """Everything that a worker holds while it serves."""
 
     model: ServedModel
-    _waiting: dict[tuple[Link, int], Request] = field(default_factory=dict)
+    _waiting: dict[Link, dict[int, Request]] = field(default_factory=dict)
     _tasks: Tasks = field(default_factory=Tasks)
     _is_running: bool = False
     _is_woken: bool = False
@@ -62,12 +62,14 @@ class WorkerLoop:
 
     def on_link(self, link: Link) -> None:
         """A front end has come: it is told what is served here."""
+        self._waiting[link] = {}
         link.send(Frame(Kind.HELLO, generation=self.model.spec.generation, meta=dumps(self.model.hello)))
 
     def on_lost(self, link: Link, error: Exception | None) -> None:
         """A front end has gone: nobody waits for its answers any more."""
-        for request in {request for (of, _), request in self._waiting.items() if of is link}:
+        for request in set(self._waiting[link].values()):
             self._forget(request)
+        del self._waiting[link]
 
     def on_frame(self, link: Link, frame: Frame) -> None:
         """
@@ -108,12 +110,16 @@ class WorkerLoop:
         self._add(link, frame, ask, {self.model.session.inputs[0].name: row}, decode_ms)
 
     def _add(self, link: Link, frame: Frame, ask: Ask, feeds: Feeds, decode_ms: float = 0.0) -> None:
+        waiting = self._waiting.get(link)
+        if waiting is None:
+            # It went while its image was decoded.
+            return
         numbers = frame.requests
         rows = next(iter(feeds.values())).shape[0] if feeds and self.model.is_batchable else 1
         if rows < 1 or rows % len(numbers):
             self._fail(link, numbers, "invalid", "the request has no rows of its own")
             return
-        if len(set(numbers)) < len(numbers) or any((link, number) in self._waiting for number in numbers):
+        if len(set(numbers)) < len(numbers) or not waiting.keys().isdisjoint(numbers):
             self._fail(link, numbers, "invalid", "the request is waiting already")
             return
         if ask.alone:
@@ -125,8 +131,7 @@ class WorkerLoop:
         )
 
     def _queue(self, request: Request, *, alone: bool) -> None:
-        for number in request.numbers:
-            self._waiting[request.link, number] = request
+        self._waiting[request.link].update(dict.fromkeys(request.numbers, request))
         self._batcher.add(
             Entry(
                 request,
@@ -141,13 +146,13 @@ class WorkerLoop:
 
     def _cancel(self, link: Link, number: int) -> None:
         """One request is not to be run, unless it runs already; those of the same frame keep their place."""
-        request = self._waiting.get((link, number))
+        request = self._waiting[link].get(number)
         if request is None:
             return
         if len(request.numbers) == 1:
             self._forget(request)
             return
-        del self._waiting[link, number]
+        del self._waiting[link][number]
         request.drop(number)
         self._batcher.shrink(request, request.rows)
 
@@ -157,8 +162,9 @@ class WorkerLoop:
 
     def _take(self, request: Request) -> None:
         """It does not wait any more."""
+        waiting = self._waiting[request.link]
         for number in request.numbers:
-            del self._waiting[request.link, number]
+            del waiting[number]
 
     def _wake(self) -> None:
         """Look at the queue once what has arrived with this has joined it."""
@@ -172,7 +178,7 @@ class WorkerLoop:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        if self._is_running:
+        if self._is_running or not self._batcher.rows:
             return
         now = time.monotonic()
         for entry in self._batcher.expired(now):
@@ -238,7 +244,7 @@ class WorkerLoop:
 
     def _failed(self, batch: list[Request], error: Exception) -> None:
         """Tell who asked; where there are several, find out first whose request it is that cannot be run."""
-        apart = [each for request in batch for each in request.apart()]
+        apart = [each for request in batch if request.link in self._waiting for each in request.apart()]
         for request in apart:
             if len(apart) > 1:
                 self._queue(request, alone=True)
