@@ -31,6 +31,7 @@ LOW_MARK_BYTES = 4 * 2**20
 
 _SOCKET_BUFFER_BYTES = 2**20
 _BUFFERS_PER_CALL = 512
+_READS_PER_EVENT = 16
 _RETRY_S = 0.005
 
 
@@ -119,8 +120,11 @@ class Link:
         self._loop.add_reader(self._socket, self._on_readable)
 
     def _on_readable(self) -> None:
-        # Once for each event, so that a busy link leaves the others their turn.
-        self._read()
+        # Once for each event, so that a busy link leaves the others their turn; but the rest of a payload is on its
+        # way, and another event costs more than to look.
+        for _ in range(_READS_PER_EVENT):
+            if not self._read() or self._lost or not self._decoder.is_within_payload:
+                return
 
     def _read(self) -> bool:
         """Read once and hand on the frames; False if there was nothing to read."""

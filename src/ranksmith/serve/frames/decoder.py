@@ -56,6 +56,11 @@ class Decoder:
         self._target: memoryview | None = None
         self._expect(HEADER.size)
 
+    @property
+    def is_within_payload(self) -> bool:
+        """Whether a part of a frame's payload is still to come."""
+        return self._tensors is not None
+
     def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
         """The frames that `data` completes.
 
