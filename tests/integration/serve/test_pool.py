@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ranksmith.serve.frames import Frame, Kind, Tensor
 from ranksmith.serve.frontend.held import Outcome, Pending
 from ranksmith.serve.frontend.pool import Pool
-from ranksmith.serve.frontend.reply import Reply
+from ranksmith.serve.frontend.reply import RefusedError, Reply
 from ranksmith.serve.listener import listen
 from ranksmith.serve.messages import Answer, Ask, Routing, WorkerAt, dumps, loads
 from ranksmith.serve.transport import Link
@@ -86,9 +88,11 @@ def test_requests_that_are_alike_share_a_frame_once_the_worker_has_something(tmp
         pool = Pool()
         path = str(tmp_path / "worker.sock")
 
-        def submit(value: int, alike: object) -> Pending:
+        later_s = time.monotonic() + 30
+
+        def submit(value: int, alike: object, end_s: float = later_s) -> Pending:
             tensor = Tensor("x", "FP32", (1, 1), bytes([value] * 4))
-            end_s, ask = time.monotonic() + 30, Ask(ids=[str(value)])
+            ask = Ask(ids=[str(value)])
             return pool.submit(
                 "slow", Kind.INFER, (tensor,), ask, rows=1, deadline_s=end_s, over=outcomes.append, alike=alike
             )
@@ -128,6 +132,11 @@ def test_requests_that_are_alike_share_a_frame_once_the_worker_has_something(tmp
             while len(outcomes) < 5:
                 await asyncio.sleep(0)
             assert [bytes(each.tensors[0].data)[0] for each in outcomes if isinstance(each, Reply)] == [0, 1, 3, 4, 5]
+            counts = pool.counts.own("slow", 1)
+            assert (counts.rows, counts.request.count, counts.in_flight, counts.failures) == (5, 5, 0, {})
+            with pytest.raises(RefusedError):
+                submit(6, one, end_s=time.monotonic())
+            assert (counts.request.count, counts.in_flight, counts.failures) == (5, 0, {503: 1})
             for worker in pool._workers.values():
                 assert worker.link is not None
                 worker.link.close()

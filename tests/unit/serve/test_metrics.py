@@ -25,8 +25,8 @@ def samples(counts: Counts, routing: Routing = NOBODY) -> dict[tuple[str, tuple[
 @pytest.fixture
 def counts() -> Counts:
     found = Counts()
-    found.answered(2, Answer(queue_ms=3.0, compute_ms=40.0, rows=4, decode_ms=5.0), 0.05)
-    found.answered(2, Answer(queue_ms=3.0, compute_ms=40.0, rows=4), 0.05)
+    found.answered(Answer(queue_ms=3.0, compute_ms=40.0, rows=4, decode_ms=5.0), 2, [0.05])
+    found.answered(Answer(queue_ms=3.0, compute_ms=40.0, rows=4), 2, [0.05])
     found.failed(503, 0.001)
     found.begun()
     return found

@@ -103,7 +103,8 @@ async def _tell_drained(pool: Pool, control: Link) -> None:
 
 
 async def _serve(host: str, http_port: int, grpc_port: int, folder: Path, shared: Sequence[socket.socket]) -> None:
-    pool, limits, statistics = Pool(), Limits(), Statistics(SharedCounts(folder))
+    counts = SharedCounts(folder)
+    pool, limits, statistics = Pool(counts=counts), Limits(), Statistics(counts)
     app, http = make_http(pool, limits, statistics)
     config = uvicorn.Config(
         app,

@@ -15,7 +15,6 @@ from ranksmith.serve.frontend.limits import Limits
 from ranksmith.serve.frontend.pool import Pool
 from ranksmith.serve.frontend.reply import Reply
 from ranksmith.serve.frontend.served import Served
-from ranksmith.serve.frontend.statistics import Statistics
 from ranksmith.serve.messages import Ask
 from ranksmith.serve.oip.signature import InvalidRequestError
 
@@ -28,7 +27,6 @@ _SECONDS_PER_UNIT = 1e-6
 class Asking:
     pool: Pool
     limits: Limits
-    statistics: Statistics
 
     async def reply(
         self,
@@ -51,17 +49,12 @@ class Asking:
             RefusedError: as the pool does.
             ClientDisconnect: nobody waits for the answer any more.
         """
-        name = served.hello.name
         deadline_s = self.deadline_s(timeout)
-
-        def submit() -> asyncio.Future[Reply]:
-            return self.pool.reply(name, kind, tensors, ask, rows=rows, deadline_s=deadline_s)
-
         # Not a second task that waits for `http.disconnect`: that would double what a request costs asyncio.
         client = client_of(scope)
         client.waiting = asyncio.current_task()
         try:
-            return await self.statistics.counted(name, served.generation, rows, submit)
+            return await self.pool.reply(served.hello.name, kind, tensors, ask, rows=rows, deadline_s=deadline_s)
         except asyncio.CancelledError:
             if client.is_lost:
                 raise ClientDisconnect from None

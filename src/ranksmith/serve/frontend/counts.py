@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from bisect import bisect_left
+from collections.abc import Sequence
 from itertools import accumulate
 
 from ranksmith.serve.messages import Answer
@@ -34,9 +35,9 @@ class Histogram:
         self._numbers = numbers
         self._bounds = bounds
 
-    def add(self, value: float) -> None:
-        self._numbers[0] += value
-        self._numbers[1 + bisect_left(self._bounds, value)] += 1
+    def add(self, value: float, times: int = 1) -> None:
+        self._numbers[0] += times * value
+        self._numbers[1 + bisect_left(self._bounds, value)] += times
 
     @property
     def total(self) -> float:
@@ -59,7 +60,7 @@ class Counts:
         memory: `COUNTS_BYTES` of it, zero where nothing has been counted; None: its own.
 
     Attributes:
-        request: seconds from being handed to the pool to the answer, of every request that was answered.
+        request: seconds from being admitted to the answer, of every request that was answered.
         queue, decode, compute: seconds of these in the worker; only images are decoded.
         batch: rows of the batch that a request was in.
     """
@@ -81,16 +82,24 @@ class Counts:
         """The process is gone, and nothing is in flight in it any more."""
         self._numbers[_IN_FLIGHT] = 0
 
-    def answered(self, rows: int, answer: Answer, seconds: float) -> None:
+    def answered(self, answer: Answer, rows: int, seconds: Sequence[float]) -> None:
+        """Of requests that were answered together.
+
+        Args:
+            rows: of all of them.
+            seconds: that each of them took.
+        """
         self._numbers[_ROWS] += rows
         self._numbers[_BATCHES] += rows / max(rows, answer.rows)
         self._numbers[_LAST_S] = time.time()
-        self.request.add(seconds)
-        self.queue.add(answer.queue_ms / 1e3)
-        self.compute.add(answer.compute_ms / 1e3)
-        self.batch.add(answer.rows)
+        count = len(seconds)
+        self.queue.add(answer.queue_ms / 1e3, count)
+        self.compute.add(answer.compute_ms / 1e3, count)
+        self.batch.add(answer.rows, count)
         if answer.decode_ms:
-            self.decode.add(answer.decode_ms / 1e3)
+            self.decode.add(answer.decode_ms / 1e3, count)
+        for each in seconds:
+            self.request.add(each)
 
     def failed(self, status: int, seconds: float) -> None:
         self._numbers[_FAILED_S] += seconds

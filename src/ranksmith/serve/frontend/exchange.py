@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from http import HTTPStatus
 from typing import NamedTuple
 
 import structlog
@@ -20,26 +22,31 @@ from ranksmith.serve.frontend.asking import Asking
 from ranksmith.serve.frontend.bodies import Bodies
 from ranksmith.serve.frontend.heads import Head, Heads
 from ranksmith.serve.frontend.held import Outcome, Pending
-from ranksmith.serve.frontend.infer import Headers, ask_of, rendered
+from ranksmith.serve.frontend.infer import Headers, ask_of, headers_of
+from ranksmith.serve.frontend.outbox import Outbox
 from ranksmith.serve.frontend.reply import RefusedError
 from ranksmith.serve.frontend.served import Served
-from ranksmith.serve.frontend.statistics import Counting
 from ranksmith.serve.oip.signature import Asked, InvalidRequestError
 
-__all__ = ["Direct", "Exchange", "Rendered"]
+__all__ = ["Direct", "Exchange", "Rendered", "header_lines"]
+
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+# A frame copies what it stacks, and a worker reads it whole.
+_SMALL_BYTES = 64 * 1024
 
 _log = structlog.get_logger("ranksmith.frontend")
 
 
 class Rendered(NamedTuple):
-    """An answer: a Starlette response, without what makes one.
+    """An answer, as it goes out.
 
     Attributes:
-        headers: but for the request's id; few answers differ in the others.
+        head: the status line and the headers, but for those of the connection and of the request; few answers differ
+            in these.
     """
 
-    status: int
-    headers: Headers
+    head: bytes
     request_id: str
     body: Sequence[bytes | memoryview]
 
@@ -51,37 +58,38 @@ class Direct:
     asking: Asking
     bodies: Bodies
     heads: Heads = field(default_factory=Heads)
+    outbox: Outbox = field(default_factory=Outbox)
 
-    def ask(self, head: Head, data: bytes, request_id: str, respond: Callable[[Rendered], None]) -> Exchange | None:
+    def ask(
+        self, head: Head, data: bytes | bytearray, request_id: str, respond: Callable[[Rendered], None]
+    ) -> Exchange | None:
         """Begin to answer the request in `data`, head and body; None: it has to take the long way.
 
         Args:
             respond: is called once, unless the exchange is cancelled before; not before this has returned.
         """
-        pool, statistics = self.asking.pool, self.asking.statistics
+        pool = self.asking.pool
         try:
             served = pool.served(head.model, head.version)
             asked = served.known.decode(memoryview(data)[head.size :], head.json_bytes)
             deadline_s = self.asking.deadline_s(asked.parameters.get("timeout"))
         except (InvalidRequestError, RefusedError):
             return None
-        name = served.hello.name
-        counting = statistics.begin(name, served.generation, asked.rows)
-        exchange = Exchange(served, asked, counting, request_id, respond, pool.cancel)
+        exchange = Exchange(served, asked, request_id, respond, pool.cancel)
         try:
             exchange.pending = pool.submit(
-                name,
+                served.hello.name,
                 Kind.INFER,
                 asked.tensors,
                 ask_of(asked, request_id),
                 rows=asked.rows,
                 deadline_s=deadline_s,
                 over=exchange.over,
-                alike=asked.like,
+                alike=asked.like if head.body_bytes <= _SMALL_BYTES else None,
             )
         except Exception as error:
             # Soon, not now: who asks has not got the exchange yet.
-            asyncio.get_running_loop().call_soon(exchange.refused, error)
+            asyncio.get_running_loop().call_soon(exchange.fail, error)
         return exchange
 
 
@@ -91,7 +99,6 @@ class Exchange:
 
     served: Served
     asked: Asked
-    counting: Counting
     request_id: str
     respond: Callable[[Rendered], None]
     cancelled: Callable[[Pending], None]
@@ -101,38 +108,37 @@ class Exchange:
         """Nobody waits for the answer any more."""
         if self.pending is not None:
             pending, self.pending = self.pending, None
-            self.counting.ended()
             self.cancelled(pending)
 
     def over(self, outcome: Outcome) -> None:
         # The request refers to this: it would be left to the garbage collector, and its data with it.
         self.pending = None
         if isinstance(outcome, RefusedError):
-            self.refused(outcome)
+            self.fail(outcome)
             return
-        self.counting.ended()
         try:
-            self.counting.answered(outcome)
-            headers, body = rendered(self.served, self.asked, outcome)
+            body, json_bytes = self.served.known.encode(str(outcome.generation), outcome.tensors, self.asked)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
         else:
-            self._respond(200, headers, body)
+            self.respond(Rendered(_head(json_bytes, sum(map(len, body))), self.request_id, body))
 
-    def refused(self, error: Exception) -> None:
-        """There is no reply, or it was not even begun."""
-        self.counting.ended()
-        self._fail(error)
-
-    def _fail(self, error: Exception) -> None:
-        if isinstance(error, RefusedError):
-            self.counting.failed(error)
+    def fail(self, error: Exception) -> None:
+        """There is no reply, or none that can be told."""
         if isinstance(error, RefusedError | InvalidRequestError):
             response = refusal(error)
         else:
             _log.error("a bug", request_id=self.request_id, exc_info=error)
             response = as_json({"error": "a bug of ours"}, 500)
-        self._respond(response.status_code, tuple(response.raw_headers), [bytes(response.body)])
+        head = _STATUS_LINES[response.status_code] + header_lines(tuple(response.raw_headers))
+        self.respond(Rendered(head, self.request_id, [bytes(response.body)]))
 
-    def _respond(self, status: int, headers: Headers, body: Sequence[bytes | memoryview]) -> None:
-        self.respond(Rendered(status, headers, self.request_id, body))
+
+@lru_cache
+def header_lines(headers: Headers) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+@lru_cache
+def _head(json_bytes: int | None, size: int) -> bytes:
+    return _STATUS_LINES[200] + header_lines(headers_of(json_bytes, size))

@@ -116,10 +116,10 @@ def make_http(pool: Pool, limits: Limits, statistics: Statistics | None = None) 
     """The application of one front end and the kind of its connections: uvicorn's `app` and `http`.
 
     Args:
-        statistics: to count in; None: its own.
+        statistics: to tell; None: of this front end only.
     """
-    statistics = statistics or Statistics()
-    bodies, asking = Bodies(limits), Asking(pool, limits, statistics)
+    statistics = statistics or Statistics(pool.counts)
+    bodies, asking = Bodies(limits), Asking(pool, limits)
     handlers = _Handlers(pool, bodies, statistics)
     app = Starlette(
         routes=_routes(handlers, Infer(asking, bodies), Predict(asking, bodies)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,13 +11,11 @@ from ranksmith.serve.frames import Kind
 from ranksmith.serve.frontend.asking import Asking
 from ranksmith.serve.frontend.bodies import Bodies
 from ranksmith.serve.frontend.guard import id_of
-from ranksmith.serve.frontend.reply import Reply
-from ranksmith.serve.frontend.served import Served
 from ranksmith.serve.messages import Ask
 from ranksmith.serve.oip.rest import HEADER_LENGTH, decode, parse_header_length
 from ranksmith.serve.oip.signature import Asked
 
-__all__ = ["Headers", "Infer", "ask_of", "rendered"]
+__all__ = ["Headers", "Infer", "ask_of", "headers_of"]
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -30,14 +27,13 @@ def ask_of(asked: Asked, request_id: str) -> Ask:
     return Ask(ids=[request_id], outputs=[output.name for output in asked.outputs])
 
 
-def rendered(served: Served, asked: Asked, reply: Reply) -> tuple[Headers, list[bytes | memoryview]]:
-    """Headers and body of the answer."""
-    parts, json_bytes = served.known.encode(str(reply.generation), reply.tensors, asked)
-    return _headers(json_bytes, sum(map(len, parts))), parts
+def headers_of(json_bytes: int | None, size: int) -> Headers:
+    """Of an answer.
 
-
-@lru_cache
-def _headers(json_bytes: int | None, size: int) -> Headers:
+    Args:
+        json_bytes: of the body, before binary data; None: all of it.
+        size: of the body.
+    """
     length = (b"content-length", b"%d" % size)
     if json_bytes is None:
         return (b"content-type", b"application/json"), length
@@ -66,6 +62,7 @@ class Infer:
                 timeout=asked.parameters.get("timeout"),
             )
         response = Response()
-        headers, content = rendered(served, asked, reply)
-        response.raw_headers, response.body = list(headers), b"".join(content)
+        content, json_bytes = served.known.encode(str(reply.generation), reply.tensors, asked)
+        response.body = b"".join(content)
+        response.raw_headers = list(headers_of(json_bytes, len(response.body)))
         return response

@@ -29,7 +29,8 @@ class Pace:
     """
 
     def __init__(self, curve: CostCurve, limit: int) -> None:
-        self._curve = curve
+        # Not `curve.ms`: every request comes by here.
+        self._alpha_ms, self._beta_ms = curve.alpha_ms, curve.beta_ms
         self._limit = max(limit, 1)
         self._full_ms = curve.ms(self._limit)
         self.factor = 1.0
@@ -37,8 +38,9 @@ class Pace:
     def alone_s(self, ahead: int, rows: int) -> float:
         """Until an answer, if the machine did nothing else, for `rows` rows behind `ahead` others."""
         batches, rest = divmod(ahead, self._limit)
-        rest_ms = self._curve.ms(rest) if rest else 0.0
-        return (batches * self._full_ms + rest_ms + self._curve.ms(rows)) / 1e3
+        own_ms = self._alpha_ms + self._beta_ms * rows
+        rest_ms = self._alpha_ms + self._beta_ms * rest if rest else 0.0
+        return (batches * self._full_ms + rest_ms + own_ms) / 1e3
 
     def observe(self, alone_s: float, took_s: float) -> None:
         """A request of which the first was expected took the second, or more than that."""

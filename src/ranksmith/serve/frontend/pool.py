@@ -22,6 +22,7 @@ from ranksmith.serve.frontend.deadlines import Deadlines
 from ranksmith.serve.frontend.held import Outcome, Pending, Worker
 from ranksmith.serve.frontend.reply import RefusedError, Reply
 from ranksmith.serve.frontend.served import Served
+from ranksmith.serve.frontend.shared import SharedCounts
 from ranksmith.serve.frontend.station import Station
 from ranksmith.serve.messages import Answer, Ask, Failure, Hello, Routing, WorkerAt, loads
 from ranksmith.serve.oip.signature import quoted
@@ -45,9 +46,11 @@ class Pool:
         models: of every model the active generation, once a worker of it has been heard.
         routed: set by `route`.
         most_rows: that are held, in flight or not.
+        counts: every request is counted here, from when it is admitted or refused.
     """
 
     most_rows: int = 1024
+    counts: SharedCounts = field(default_factory=SharedCounts)
     models: dict[str, Served] = field(default_factory=dict)
     routed: asyncio.Event = field(default_factory=asyncio.Event)
     _names: set[str] = field(default_factory=set)
@@ -113,8 +116,8 @@ class Pool:
         served = self.models.get(self.known(name))
         if served is None:
             raise RefusedError(503, f"the model {name!r} is not ready", retry_after_s=1.0)
-        if version not in (None, str(served.generation)):
-            raise RefusedError(404, f"the model {name!r} has no version {quoted(version or '')}")
+        if version is not None and version != str(served.generation):
+            raise RefusedError(404, f"the model {name!r} has no version {quoted(version)}")
         return served
 
     @property
@@ -178,8 +181,14 @@ class Pool:
             RefusedError: that it cannot be answered in time is known already.
         """
         station = self._station(name, self._active[name])
+        counts = self.counts.own(name, station.generation)
         now = time.monotonic()
-        alone_s = self._admit(station, rows, deadline_s - now)
+        try:
+            alone_s = self._admit(station, rows, deadline_s - now)
+        except RefusedError as error:
+            counts.failed(error.status, time.monotonic() - now)
+            raise
+        counts.begun()
         number = self._numbers()
         model = name, station.generation
         pending = Pending(number, model, kind, tensors, ask, rows, deadline_s, over, alike, now, alone_s)
@@ -193,12 +202,17 @@ class Pool:
         """Nobody waits for it any more: free its rows before they are computed."""
         if self._held.pop(pending.number, None) is not None:
             self._rows -= pending.rows
+            self.counts.own(*pending.model).ended()
             self._stations[pending.model].withdraw(pending)
 
     def _finish(self, pending: Pending, outcome: Outcome) -> None:
         if self._held.pop(pending.number, None) is None:
             return
         self._rows -= pending.rows
+        counts = self.counts.own(*pending.model)
+        counts.ended()
+        if isinstance(outcome, RefusedError):
+            counts.failed(outcome.status, time.monotonic() - pending.since_s)
         try:
             pending.over(outcome)
         except Exception:
@@ -267,15 +281,20 @@ class Pool:
             self._update()
             return
         outcomes = _outcomes(frame)
-        answered = [worker.give_back(number) for number in frame.requests]
+        given_back = [worker.give_back(number) for number in frame.requests]
         # The worker first: while it runs, there is time for answers.
         station.dispatch()
-        first = next(filter(None, answered), None)
-        if first is not None:
-            station.observe(first)
-        for pending, outcome in zip(answered, outcomes, strict=True):
-            if pending is not None:
-                self._finish(pending, outcome)
+        over = [(pending, outcome) for pending, outcome in zip(given_back, outcomes, strict=True) if pending]
+        if not over:
+            return
+        first, outcome = over[0]
+        station.observe(first)
+        if not isinstance(outcome, RefusedError):
+            now = time.monotonic()
+            rows, seconds = sum([each.rows for each, _ in over]), [now - each.since_s for each, _ in over]
+            self.counts.own(station.name, station.generation).answered(outcome.answer, rows, seconds)
+        for pending, outcome in over:
+            self._finish(pending, outcome)
 
     def _on_lost(self, worker: Worker) -> None:
         """Send what was in flight once more; what is known to have killed the worker gets an error."""

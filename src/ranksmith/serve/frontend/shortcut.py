@@ -5,37 +5,39 @@ What was not answered that way is given to uvicorn's protocol from its first byt
 
 from __future__ import annotations
 
-from functools import lru_cache
-from http import HTTPStatus
 from typing import Any, ClassVar
 
 from ranksmith.serve.frontend.connection import Connection
-from ranksmith.serve.frontend.exchange import Direct, Exchange, Rendered
+from ranksmith.serve.frontend.exchange import Direct, Exchange, Rendered, header_lines
 from ranksmith.serve.frontend.guard import new_id
 from ranksmith.serve.frontend.heads import Head
-from ranksmith.serve.frontend.infer import Headers
 
 __all__ = ["ShortConnection"]
 
 _GATHER_S = 1.0
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
 class _Gathered:
-    """A request that arrives in pieces."""
+    """A request that arrives in pieces, each of which is copied while the next one is on its way."""
 
-    def __init__(self, head: Head, data: bytes) -> None:
+    def __init__(self, head: Head) -> None:
         self.head = head
-        self.missing_bytes = head.request_bytes - len(data)
-        self._pieces = [data]
+        self._whole = bytearray(head.request_bytes)
+        self._size = 0
 
     def add(self, data: bytes) -> None:
-        self._pieces.append(data)
-        self.missing_bytes -= len(data)
+        """No more than is missing."""
+        self._whole[self._size : self._size + len(data)] = data
+        self._size += len(data)
 
     @property
-    def data(self) -> bytes:
-        return b"".join(self._pieces)
+    def missing_bytes(self) -> int:
+        return len(self._whole) - self._size
+
+    @property
+    def data(self) -> bytearray:
+        """What has come so far."""
+        return self._whole[: self._size] if self.missing_bytes else self._whole
 
 
 class ShortConnection(Connection):
@@ -72,8 +74,8 @@ class ShortConnection(Connection):
         elif len(data) == head.request_bytes:
             self._begin(head, data)
         else:
-            self._gathered = _Gathered(head, data)
-            self._look(self._gathered)
+            self._gathered = _Gathered(head)
+            self._gather(self._gathered, data)
 
     def on_message_begin(self) -> None:
         self._is_between = False
@@ -109,33 +111,28 @@ class ShortConnection(Connection):
         return head
 
     def _gather(self, gathered: _Gathered, data: bytes) -> None:
+        if len(data) > gathered.missing_bytes:
+            self._give_up(data)
+            return
         gathered.add(data)
-        self._look(gathered)
+        if not gathered.missing_bytes:
+            self._gathered = None
+            self._begin(gathered.head, gathered.data)
+        elif self._patience is None:
+            self._wait(_GATHER_S, self._give_up)
 
-    def _look(self, gathered: _Gathered) -> None:
-        """Whether a request that came in pieces is whole."""
-        if gathered.missing_bytes > 0:
-            if self._patience is None:
-                self._wait(_GATHER_S, self._give_up)
-            return
-        if gathered.missing_bytes < 0:
-            self._give_up()
-            return
-        self._gathered = None
-        self._begin(gathered.head, gathered.data)
-
-    def _begin(self, head: Head, data: bytes) -> None:
+    def _begin(self, head: Head, data: bytes | bytearray) -> None:
         # A connection's first request stops the clock that began with it.
         self._forget_patience()
         self._exchange = self.direct.ask(head, data, new_id(), self._respond)
         if self._exchange is None:
             self._release()
-            self._take_long_way(data)
+            self._take_long_way(bytes(data))
 
-    def _give_up(self) -> None:
+    def _give_up(self, more: bytes = b"") -> None:
         """Let httptools have what was gathered."""
         assert self._gathered is not None, "there is something to give up"
-        data, self._gathered = self._gathered.data, None
+        data, self._gathered = bytes(self._gathered.data) + more, None
         self._forget_patience()
         self._release()
         self._take_long_way(data)
@@ -146,11 +143,14 @@ class ShortConnection(Connection):
         self._unparsed = None
 
     def _respond(self, answer: Rendered) -> None:
+        self.direct.outbox.put(self._send, self._bytes_of(answer))
+
+    def _send(self, answer: bytes) -> None:
         self._exchange = None
         self._release()
         if self.transport.is_closing():
             return
-        self.transport.write(self._bytes_of(answer))
+        self.transport.write(answer)
         self.server_state.total_requests += 1
         if self._is_last:
             self.transport.close()
@@ -167,9 +167,8 @@ class ShortConnection(Connection):
 
     def _bytes_of(self, answer: Rendered) -> bytes:
         head = (
-            _STATUS_LINES[answer.status],
-            _lines(tuple(self.server_state.default_headers)),
-            _lines(answer.headers),
+            answer.head,
+            header_lines(tuple(self.server_state.default_headers)),
             b"x-request-id: ",
             answer.request_id.encode(),
             b"\r\nconnection: close\r\n\r\n" if self._is_last else b"\r\n\r\n",
@@ -193,8 +192,3 @@ class ShortConnection(Connection):
     def _release(self) -> None:
         self.direct.bodies.release(self._reserved_bytes)
         self._reserved_bytes = 0
-
-
-@lru_cache
-def _lines(headers: Headers) -> bytes:
-    return b"".join([b"%b: %b\r\n" % header for header in headers])

@@ -28,8 +28,6 @@ from ranksmith.serve.transport import LinkClosedError
 
 __all__ = ["Station"]
 
-# A frame copies what it stacks, and a worker reads it whole.
-_SMALL_BYTES = 64 * 1024
 # The first deadline of a frame is that of all of them: so much of the time left may the others lose by that.
 _SHARE_OF_DEADLINE = 0.02
 
@@ -153,7 +151,7 @@ class Station:
             return True
         if worker.rows >= 2 * self._limit:
             return False
-        return self.queued_rows >= self._limit or not _can_share(first)
+        return self.queued_rows >= self._limit or first.alike is None
 
     def _batch(self) -> list[Pending]:
         """The first of the queue, and as many of the next as are worth running with it."""
@@ -203,11 +201,7 @@ class Station:
 
 def _share_frame(first: Pending, pending: Pending) -> bool:
     return (
-        pending.alike == first.alike
-        and _can_share(pending)
+        pending.alike is not None
+        and pending.alike == first.alike
         and abs(pending.deadline_s - first.deadline_s) <= _SHARE_OF_DEADLINE * (first.deadline_s - first.since_s)
     )
-
-
-def _can_share(pending: Pending) -> bool:
-    return pending.alike is not None and sum([len(tensor.data) for tensor in pending.tensors]) <= _SMALL_BYTES

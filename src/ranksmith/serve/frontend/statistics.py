@@ -1,54 +1,30 @@
-"""What the front ends have answered, by model and version: counted here, and told in Triton's form."""
+"""What the front ends have answered, by model and version: told in Triton's form."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ranksmith.serve.frontend.counts import Counts, Histogram
 from ranksmith.serve.frontend.metrics import metrics_text
-from ranksmith.serve.frontend.reply import RefusedError, Reply
 from ranksmith.serve.frontend.shared import SharedCounts
 from ranksmith.serve.messages import Routing
 from ranksmith.serve.oip.extensions import InferStatistics, ModelStatistics, StatisticDuration
 
-__all__ = ["Counting", "Statistics"]
+__all__ = ["Statistics"]
 
 
 @dataclass(eq=False)
 class Statistics:
-    """Counts what this front end answers, and tells of all of them.
+    """Tells of all front ends.
 
     Attributes:
+        counts: of this one, and through them those of all.
         routing: what the supervisor said last.
     """
 
-    counts: SharedCounts = field(default_factory=SharedCounts)
+    counts: SharedCounts
     routing: Routing = field(default_factory=lambda: Routing(workers=[], active={}))
-
-    def begin(self, name: str, generation: int, rows: int) -> Counting:
-        """Count a request, for this generation until it is answered."""
-        counts = self.counts.own(name, generation)
-        counts.begun()
-        return Counting(self.counts, name, generation, rows, counts, time.perf_counter())
-
-    async def counted(self, name: str, generation: int, rows: int, submit: Callable[[], Awaitable[Reply]]) -> Reply:
-        """The reply; counted.
-
-        Raises:
-            RefusedError: as `submit` does, or what it returns; that is counted too.
-        """
-        counting = self.begin(name, generation, rows)
-        try:
-            reply = await submit()
-        except RefusedError as error:
-            counting.failed(error)
-            raise
-        finally:
-            counting.ended()
-        counting.answered(reply)
-        return reply
 
     def metrics(self) -> bytes:
         return metrics_text(self.counts.all(), self.routing)
@@ -57,29 +33,6 @@ class Statistics:
         """Triton's `model_stats` of these models and generations."""
         known = self.counts.all()
         return [_model_stats(name, number, known.get((name, number)) or Counts()) for name, number in versions]
-
-
-@dataclass(slots=True)
-class Counting:
-    """One request that is being answered."""
-
-    shared: SharedCounts
-    name: str
-    generation: int
-    rows: int
-    counts: Counts
-    start_s: float
-
-    def answered(self, reply: Reply) -> None:
-        counts = self.counts if reply.generation == self.generation else self.shared.own(self.name, reply.generation)
-        counts.answered(self.rows, reply.answer, time.perf_counter() - self.start_s)
-
-    def failed(self, error: RefusedError) -> None:
-        self.counts.failed(error.status, time.perf_counter() - self.start_s)
-
-    def ended(self) -> None:
-        """However it ended."""
-        self.counts.ended()
 
 
 def _model_stats(name: str, generation: int, counts: Counts) -> ModelStatistics:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 
@@ -57,7 +56,8 @@ class Inference:
 
     async def _run(self, served: Served, asked: Asked, deadline_s: float, request_id: str) -> Reply:
         ask = Ask(ids=[request_id], outputs=[output.name for output in asked.outputs])
-        return await self._submit(served, Kind.INFER, asked.tensors, ask, asked.rows, deadline_s)
+        name = served.hello.name
+        return await self.pool.reply(name, Kind.INFER, asked.tensors, ask, rows=asked.rows, deadline_s=deadline_s)
 
     async def _classify(self, served: Served, asked: Asked, deadline_s: float, request_id: str) -> Reply:
         (encoded,) = datatypes.split_elements(asked.tensors[0].data)
@@ -65,17 +65,7 @@ class Inference:
             raise InvalidRequestError(f"input {asked.tensors[0].name!r} has no image in it")
         tensor = Tensor("image", "UINT8", (len(encoded),), encoded)
         ask = Ask(ids=[request_id], top_k=_top_k(asked))
-        return await self._submit(served, Kind.IMAGE, (tensor,), ask, 1, deadline_s)
-
-    async def _submit(
-        self, served: Served, kind: Kind, tensors: tuple[Tensor, ...], ask: Ask, rows: int, deadline_s: float
-    ) -> Reply:
-        name = served.hello.name
-
-        def submit() -> asyncio.Future[Reply]:
-            return self.pool.reply(name, kind, tensors, ask, rows=rows, deadline_s=deadline_s)
-
-        return await self.statistics.counted(name, served.generation, rows, submit)
+        return await self.pool.reply(served.hello.name, Kind.IMAGE, (tensor,), ask, rows=1, deadline_s=deadline_s)
 
     def _deadline(self, asked: Asked, context: Context) -> float:
         """On CLOCK_MONOTONIC: the earlier of `grpc-timeout` and the protocol's `timeout`, which is in microseconds."""

@@ -84,7 +84,7 @@ async def start_grpc(
         listening_address: HOST:PORT.
         deadline_s: for requests that do not say theirs.
         most_bytes: of one request.
-        statistics: are told of every request.
+        statistics: to tell; None: of this front end only.
 
     Raises:
         RuntimeError: the port is taken.
@@ -96,7 +96,7 @@ async def start_grpc(
     ]
     server = grpc.aio.server(options=options, interceptors=[RefuseUnreadable()])
     health = Health(pool, SERVICE)
-    inference = Inference(pool, deadline_s, statistics or Statistics())
+    inference = Inference(pool, deadline_s, statistics or Statistics(pool.counts))
     streams = Streams(inference, most_bytes)
     service = Service(inference, streams)
     pb_grpc.add_GRPCInferenceServiceServicer_to_server(service.servicer, server)  # type: ignore[no-untyped-call]
