@@ -123,7 +123,7 @@ class Link:
         # Once for each event, so that a busy link leaves the others their turn; but the rest of a payload is on its
         # way, and another event costs more than to look.
         for _ in range(_READS_PER_EVENT):
-            if not self._read() or self._lost or not self._decoder.is_within_payload:
+            if not self._read() or self._closing or not self._decoder.is_within_payload:
                 return
 
     def _read(self) -> bool:

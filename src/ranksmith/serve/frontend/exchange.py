@@ -136,6 +136,7 @@ class Exchange:
 
 @lru_cache
 def header_lines(headers: Headers) -> bytes:
+    """As they go out; there are few."""
     return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
