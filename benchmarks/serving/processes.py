@@ -78,18 +78,17 @@ class Processes:
     def last_words(self) -> str:
         return self.log.read_text(errors="replace")[-2000:]
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """All of them stand still: a server that waits for its turn takes nothing from the one whose turn it is."""
-        everyone = self.all()
-        _signal(everyone, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            _signal(everyone, signal.SIGCONT)
+    def stand_still(self) -> None:
+        """Until `go_on`: a server that waits for its turn takes nothing from the one whose turn it is."""
+        _signal(self.all(), signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        _signal(self.all(), signal.SIGCONT)
 
     def end(self) -> None:
         """SIGTERM, then SIGKILL to all that are left."""
+        # What stands still would not hear of its end.
+        self.go_on()
         # A number can be another process's by then; a descriptor cannot.
         everyone = []
         for pid in self.all():

@@ -8,7 +8,7 @@ measured.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -37,21 +37,22 @@ def run(bench: Bench) -> dict[str, Any]:
         for name in bench.working:
             with bench.skipping(name):
                 bench.better_layout(name)
-        waiting = {}
+        # All are up all the time, so that turns can be short and many: what slows the machine for a minute slows all.
+        started: dict[str, Running] = {}
         for name in bench.working:
             with bench.skipping(name):
-                waiting[name] = _Waiting(stack.enter_context(bench.serving(name)))
-                # Before the server ends, which it cannot while it stands still.
-                stack.callback(waiting[name].go_on)
+                started[name] = stack.enter_context(bench.serving(name))
+                started[name].processes.stand_still()
         for number in range(bench.rounds):
-            order = list(waiting)
+            order = list(started)
             # Nobody is always the first.
             first = number % max(1, len(order))
             for name in order[first:] + order[:first]:
-                with waiting[name].turn() as running:
-                    turns[name].append(_turn(bench, name, running, bare, seed=number))
+                started[name].processes.go_on()
+                turns[name].append(_turn(bench, name, started[name], bare, seed=number))
+                started[name].processes.stand_still()
                 _say(bench, name, turns[name][-1])
-        alone = [] if waiting else [bare.per_second(bench.seconds) for _ in range(bench.rounds)]
+        alone = [] if started else [bare.per_second(bench.seconds) for _ in range(bench.rounds)]
         taken = [turn for each in turns.values() for turn in each]
         return {
             "bare": {
@@ -64,32 +65,6 @@ def run(bench: Bench) -> dict[str, Any]:
             "layouts": {name: str(bench.layouts[name]) for name in turns if turns[name]},
             "turns": {name: each for name, each in turns.items() if each},
         }
-
-
-class _Waiting:
-    """A server that stands still between its turns.
-
-    All are up all the time, so that turns can be short and many: a machine that is slow for a minute is so for all.
-    """
-
-    def __init__(self, running: Running) -> None:
-        self._running = running
-        self._pause = contextlib.ExitStack()
-        self._stand_still()
-
-    @contextlib.contextmanager
-    def turn(self) -> Iterator[Running]:
-        self.go_on()
-        try:
-            yield self._running
-        finally:
-            self._stand_still()
-
-    def go_on(self) -> None:
-        self._pause.close()
-
-    def _stand_still(self) -> None:
-        self._pause.enter_context(self._running.processes.paused())
 
 
 def _turn(bench: Bench, name: str, running: Running, bare: Bare, seed: int) -> dict[str, Any]:
