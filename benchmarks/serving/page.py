@@ -60,8 +60,7 @@ def _closed(told: dict[str, Any], clients: int) -> Table:
             if all(kind in turn for turn in turns):
                 runs = [turn[kind][str(clients)] for turn in turns]
                 ours = [turn[kind][str(clients)] for turn in told["turns"].get(_OURS, []) if kind in turn]
-                beside = _beside(ours, runs, _of_the_loop, _p99_ms) if name != _OURS else ""
-                rows.append([SERVERS[name].title + what, *_loop(runs), beside])
+                rows.append([SERVERS[name].title + what, *_loop(runs), _beside(ours, runs, _of_the_loop, _p99_ms)])
     bare = told["bare"]
     limit = ["onnxruntime alone", _number(_median(bare["per_second"])), "1", "", "", "", ""]
     if clients == 1 and bare["latency_ms"]:
@@ -71,8 +70,8 @@ def _closed(told: dict[str, Any], clients: int) -> Table:
 
 
 def _beside(ours: list[Run], theirs: list[Run], *measures: Callable[[Run], float]) -> str:
-    """What ours is of theirs in the same round: medians and quartiles."""
-    if len(ours) != len(theirs):
+    """What ours is of theirs in the same round: medians and quartiles; nothing where they are ours as well."""
+    if ours == theirs or len(ours) != len(theirs):
         return ""
     told = []
     for measure in measures:
@@ -127,9 +126,7 @@ def _poisson(told: dict[str, Any]) -> Table:
                 _number(_median(run["rate"] for run in runs)),
                 *(_number(_median(run["latency"][key] for run in runs)) for key in ("p50_ms", "p99_ms", "most_ms")),
                 _bad(runs),
-                _beside([turn["poisson"] for turn in told["turns"].get(_OURS, [])], runs, _p99_ms)
-                if name != _OURS
-                else "",
+                _beside([turn["poisson"] for turn in told["turns"].get(_OURS, [])], runs, _p99_ms),
             ]
         )
     heads = ["", "requests/s", "p50 ms", "p99 ms", "longest ms", _BAD, "ranksmith's by its p99"]
