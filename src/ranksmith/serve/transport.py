@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
+import sys
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
@@ -33,6 +35,8 @@ _SOCKET_BUFFER_BYTES = 2**20
 _BUFFERS_PER_CALL = 512
 _READS_PER_EVENT = 16
 _RETRY_S = 0.005
+# unix(7): the process, the user and the group of who connected.
+_CREDENTIALS = struct.Struct("3i")
 
 
 class LinkClosedError(ConnectionError):
@@ -45,10 +49,14 @@ class Link:
     `on_lost` is called exactly once, from the event loop: with None after an end of file between frames or our own
     `close`, with `FrameError` after malformed bytes or an end of file within a frame, with `OSError` when the other end
     went away before it read everything, with whatever `on_frame` raised. No frame is given after it.
+
+    Attributes:
+        peer_pid: the process that connected; 0: not known.
     """
 
     def __init__(self, connected: socket.socket, on_frame: OnFrame, on_lost: OnLost, limits: Limits) -> None:
         self._socket = connected
+        self.peer_pid = _peer_pid(connected)
         self._on_frame = on_frame
         self._on_lost = on_lost
         self._decoder = Decoder(limits)
@@ -263,6 +271,14 @@ def accept(
         link._lose(error)
     if not link.is_closed:
         link._start()
+
+
+def _peer_pid(connected: socket.socket) -> int:
+    if sys.platform != "linux":
+        return 0
+    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid: int = _CREDENTIALS.unpack(credentials)[0]
+    return pid
 
 
 def _link(connected: socket.socket, on_frame: OnFrame, on_lost: OnLost, limits: Limits) -> Link:

@@ -25,6 +25,7 @@ from ranksmith.serve.frontend.held import Outcome, Pending
 from ranksmith.serve.frontend.infer import Headers, ask_of, headers_of
 from ranksmith.serve.frontend.outbox import Outbox
 from ranksmith.serve.frontend.reply import RefusedError
+from ranksmith.serve.frontend.returning import Client
 from ranksmith.serve.frontend.served import Served
 from ranksmith.serve.oip.signature import Asked, InvalidRequestError
 
@@ -61,12 +62,18 @@ class Direct:
     outbox: Outbox = field(default_factory=Outbox)
 
     def ask(
-        self, head: Head, data: bytes | bytearray, request_id: str, respond: Callable[[Rendered], None]
+        self,
+        head: Head,
+        data: bytes | bytearray,
+        request_id: str,
+        respond: Callable[[Rendered], None],
+        client: Client,
     ) -> Exchange | None:
         """Begin to answer the request in `data`, head and body; None: it has to take the long way.
 
         Args:
             respond: is called once, unless the exchange is cancelled before; not before this has returned.
+            client: see `Pending`.
         """
         pool = self.asking.pool
         try:
@@ -86,6 +93,7 @@ class Direct:
                 deadline_s=deadline_s,
                 over=exchange.over,
                 alike=asked.like if head.body_bytes <= _SMALL_BYTES else None,
+                client=client,
             )
         except Exception as error:
             # Soon, not now: who asks has not got the exchange yet.

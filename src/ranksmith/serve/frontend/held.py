@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ranksmith.serve.frames import Kind, Tensor
 from ranksmith.serve.frontend.reply import RefusedError, Reply
+from ranksmith.serve.frontend.returning import Client
 from ranksmith.serve.messages import Ask, WorkerAt
 from ranksmith.serve.transport import Link
 
@@ -29,6 +30,7 @@ class Pending:
             tensors, and what is asked of them; None: it shares none.
         since_s: when it was admitted, on CLOCK_MONOTONIC.
         alone_s: see `Pace.alone_s`; 0: nothing was expected.
+        client: who asks, where it is known to wait for the answer before it asks again.
         worker: that has it; None: it waits for one.
         deaths: of workers that had it.
     """
@@ -44,6 +46,7 @@ class Pending:
     alike: Hashable
     since_s: float
     alone_s: float
+    client: Client | None = None
     worker: Worker | None = None
     deaths: int = 0
 

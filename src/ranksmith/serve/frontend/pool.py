@@ -21,6 +21,7 @@ from ranksmith.serve.frames import Frame, Kind, Tensor, unstack
 from ranksmith.serve.frontend.deadlines import Deadlines
 from ranksmith.serve.frontend.held import Outcome, Pending, Worker
 from ranksmith.serve.frontend.reply import RefusedError, Reply
+from ranksmith.serve.frontend.returning import Client
 from ranksmith.serve.frontend.served import Served
 from ranksmith.serve.frontend.shared import SharedCounts
 from ranksmith.serve.frontend.station import Station
@@ -168,6 +169,7 @@ class Pool:
         deadline_s: float,
         over: Callable[[Outcome], None],
         alike: Hashable = None,
+        client: Client | None = None,
     ) -> Pending:
         """Have a request answered by whichever worker lives to do it.
 
@@ -175,7 +177,7 @@ class Pool:
             deadline_s: on CLOCK_MONOTONIC.
             over: is given the reply, or why there is none, unless the request is cancelled; not before this has
                 returned.
-            alike: see `Pending`.
+            alike, client: see `Pending`.
 
         Raises:
             RefusedError: that it cannot be answered in time is known already.
@@ -191,7 +193,7 @@ class Pool:
         counts.begun()
         number = self._numbers()
         model = name, station.generation
-        pending = Pending(number, model, kind, tensors, ask, rows, deadline_s, over, alike, now, alone_s)
+        pending = Pending(number, model, kind, tensors, ask, rows, deadline_s, over, alike, now, alone_s, client)
         self._held[number] = pending
         self._rows += rows
         station.add(pending)
@@ -281,9 +283,7 @@ class Pool:
             self._update()
             return
         outcomes = _outcomes(frame)
-        given_back = [worker.give_back(number) for number in frame.requests]
-        # The worker first: while it runs, there is time for answers.
-        station.dispatch()
+        given_back = station.answered(worker, frame.requests)
         over = [(pending, outcome) for pending, outcome in zip(given_back, outcomes, strict=True) if pending]
         if not over:
             return

@@ -11,6 +11,7 @@ from ranksmith.serve.frontend.connection import Connection
 from ranksmith.serve.frontend.exchange import Direct, Exchange, Rendered, header_lines
 from ranksmith.serve.frontend.guard import new_id
 from ranksmith.serve.frontend.heads import Head
+from ranksmith.serve.frontend.returning import Client
 
 __all__ = ["ShortConnection"]
 
@@ -55,6 +56,7 @@ class ShortConnection(Connection):
         self._quiet_until_s = 0.0
         self._unparsed: bytes | None = None
         self._early: list[bytes] = []
+        self._client = Client()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -124,7 +126,7 @@ class ShortConnection(Connection):
     def _begin(self, head: Head, data: bytes | bytearray) -> None:
         # A connection's first request stops the clock that began with it.
         self._forget_patience()
-        self._exchange = self.direct.ask(head, data, new_id(), self._respond)
+        self._exchange = self.direct.ask(head, data, new_id(), self._respond, self._client)
         if self._exchange is None:
             self._release()
             self._take_long_way(bytes(data))

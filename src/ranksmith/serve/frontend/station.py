@@ -1,8 +1,9 @@
 """One generation of a model: the workers that run it, and the requests that wait for one of them.
 
-Requests that are alike and small share a frame, as many as are worth running together: what one costs on both sides is
-less than half of that then. So a worker that has nothing is given what waits at once, and one that has something only
-what makes another full batch; nothing is lost by that, as sending takes a small part of the time that a batch takes.
+Requests that are alike and small share a frame: what one costs on both sides is less than half of that then. A full
+batch is as many as are worth running together, or a worker's share of all there are, if that is less. A worker that has
+nothing is given what waits at once, unless a full batch can be expected (see `returning`); one that has something, only
+what makes another full batch. Nothing is lost by that, as sending takes a small part of the time that a batch takes.
 Other requests are sent as they come.
 
 No worker is given more than it runs now and next. The rest stays here: it can be cancelled, and goes to whoever is
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
@@ -23,6 +25,7 @@ from ranksmith.serve.cost import CostCurve
 from ranksmith.serve.frames import Frame, Kind, stack
 from ranksmith.serve.frontend.held import Pending, Worker
 from ranksmith.serve.frontend.pace import Pace
+from ranksmith.serve.frontend.returning import Returning
 from ranksmith.serve.messages import Hello, dumps
 from ranksmith.serve.transport import LinkClosedError
 
@@ -30,6 +33,9 @@ __all__ = ["Station"]
 
 # The first deadline of a frame is that of all of them: so much of the time left may the others lose by that.
 _SHARE_OF_DEADLINE = 0.02
+
+# So long may a worker wait for those it has answered to ask again: of the time that a full batch takes, and at most.
+_PATIENCE, _PATIENCE_S = 1 / 6, 0.005
 
 _rows = attrgetter("rows")
 
@@ -41,6 +47,7 @@ class Station:
         workers: that are linked.
         hello, pace: once one of them has been heard.
         queued_rows: of the requests that no worker has.
+        returning: who is expected to ask again.
     """
 
     name: str
@@ -49,9 +56,11 @@ class Station:
     hello: Hello | None = None
     pace: Pace | None = None
     queued_rows: int = 0
+    returning: Returning = field(default_factory=Returning)
     _queue: deque[Pending] = field(default_factory=deque)
     _limit: int = 1
     _is_woken: bool = False
+    _alarm: asyncio.TimerHandle | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -75,13 +84,28 @@ class Station:
         self.hello = hello
         self._limit = max(hello.limit, 1)
         if self.pace is None:
-            self.pace = Pace(CostCurve(hello.alpha_ms, hello.beta_ms), self._limit)
+            curve = CostCurve(hello.alpha_ms, hello.beta_ms)
+            self.pace = Pace(curve, self._limit)
+            self.returning.patience_s = min(_PATIENCE_S, _PATIENCE * curve.ms(self._limit) / 1e3)
         self.dispatch()
 
     def add(self, pending: Pending) -> None:
+        """It waits for a worker."""
+        if pending.client is not None:
+            self.returning.asked(pending.client, pending.rows, pending.since_s)
         self._queue.append(pending)
         self.queued_rows += pending.rows
         self._wake()
+
+    def answered(self, worker: Worker, numbers: Sequence[int]) -> list[Pending | None]:
+        """The worker has answered these: the requests, None where nobody waits any more."""
+        given_back = [worker.give_back(number) for number in numbers]
+        clients = [each.client for each in given_back if each is not None and each.client is not None]
+        if clients:
+            self.returning.answered(clients, time.monotonic())
+        # The worker first: while it runs, there is time for answers.
+        self.dispatch()
+        return given_back
 
     def withdraw(self, pending: Pending) -> None:
         """It is not to be run, unless it runs already."""
@@ -147,20 +171,40 @@ class Station:
                 return
 
     def _has_room(self, worker: Worker, first: Pending) -> bool:
+        if first.alike is None:
+            return worker.rows < 2 * self._limit
         if worker.rows == 0:
-            return True
-        if worker.rows >= 2 * self._limit:
+            return self.queued_rows >= self._full_rows or not self._is_worth_waiting()
+        return worker.rows < 2 * self._limit and self.queued_rows >= self._limit
+
+    @property
+    def _full_rows(self) -> int:
+        """Of a batch: as many as are worth running together, or a worker's share of all there are."""
+        there_are: int = self.queued_rows + sum(map(_rows, self.workers)) + self.returning.rows
+        return min(self._limit, -(-there_are // len(self.workers)))
+
+    def _is_worth_waiting(self) -> bool:
+        """Whether more is about to come for the only worker that has nothing; then, that it will be looked at again."""
+        left_s = self.returning.left_s(time.monotonic())
+        if left_s <= 0 or sum(not worker.rows for worker in self.workers) > 1:
             return False
-        return self.queued_rows >= self._limit or first.alike is None
+        if self._alarm is None:
+            self._alarm = asyncio.get_running_loop().call_later(left_s, self._waited)
+        return True
+
+    def _waited(self) -> None:
+        self._alarm = None
+        self.dispatch()
 
     def _batch(self) -> list[Pending]:
         """The first of the queue, and as many of the next as are worth running with it."""
+        full = self._full_rows
         batch = [self._queue.popleft()]
         rows = batch[0].rows
         while self._queue:
             following = self._queue[0]
             rows += following.rows
-            if rows > self._limit or following.is_suspect:
+            if rows > full or following.is_suspect:
                 break
             batch.append(self._queue.popleft())
         return batch

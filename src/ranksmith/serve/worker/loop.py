@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import structlog
@@ -25,6 +26,7 @@ from ranksmith.serve.messages import Ask, Code, Failure, dumps, loads
 from ranksmith.serve.tasks import Tasks
 from ranksmith.serve.transport import Link, LinkClosedError
 from ranksmith.serve.worker.answers import answers
+from ranksmith.serve.worker.core import Core
 from ranksmith.serve.worker.images import row_of
 from ranksmith.serve.worker.model import Feeds, ServedModel
 from ranksmith.serve.worker.request import Request
@@ -48,6 +50,7 @@ class WorkerLoop:
     _is_running: bool = False
     _is_woken: bool = False
     _alarm: asyncio.TimerHandle | None = None
+    _core: Core = field(default_factory=Core)
 
     def __post_init__(self) -> None:
         self._batcher = Batcher(self.model.curve, limit=self.model.limit)
@@ -239,8 +242,12 @@ class WorkerLoop:
         by_link: defaultdict[Link, list[Frame]] = defaultdict(list)
         for request, frame in zip(batch, frames, strict=True):
             by_link[request.link].append(frame)
+        is_leaving = not self._is_running and not self._batcher.rows
         for link, own in by_link.items():
-            _tell(link, *own)
+            if is_leaving and not link.is_closed:
+                self._core.leave_to(link.peer_pid, partial(_tell, link, *own))
+            else:
+                _tell(link, *own)
 
     def _failed(self, batch: list[Request], error: Exception) -> None:
         """Tell who asked; where there are several, find out first whose request it is that cannot be run."""

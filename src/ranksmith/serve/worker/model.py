@@ -31,9 +31,9 @@ Feeds = dict[str, Array]
 
 _WARM_ROUNDS = (3, 20)
 _WARM_S = 0.5
-# A batch costs 0.2 ms beside the session, more than a busy machine's timings tell apart: waking threads and processes,
-# and caches that the session has emptied. Nobody minds waiting for others that much longer.
-_SHORT_MS = 10.0
+# A batch costs half a millisecond beside the session, more than a busy machine's timings tell apart: waking threads and
+# processes, and caches that the session has emptied. Nobody minds waiting for others that much longer.
+_SHORT_MS = 13.0
 
 
 @dataclass(eq=False)
