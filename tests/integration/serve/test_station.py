@@ -151,7 +151,8 @@ async def scene(folder: Path, *, patience_s: float = 0.0, workers: int = 1) -> A
         pool.route(Routing(workers=at, active={"slow": 1}))
         while sum(worker.link is not None for worker in pool._workers.values()) < workers:
             await asyncio.sleep(0)
-        pool._stations["slow", 1].returning.patience_s = patience_s
+        returning = pool._stations["slow", 1].returning
+        returning.patience_s, returning.trust = patience_s, 1.0
         yield playing
         for worker in list(pool._workers.values()):
             assert worker.link is not None
