@@ -244,6 +244,7 @@ class WorkerLoop:
             by_link[request.link].append(frame)
         is_leaving = not self._is_running and not self._batcher.rows
         for link, own in by_link.items():
+            # The process of a closed link may be gone, and its number another's.
             if is_leaving and not link.is_closed:
                 self._core.leave_to(link.peer_pid, partial(_tell, link, *own))
             else:
