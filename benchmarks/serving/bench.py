@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -91,6 +91,30 @@ class Bench:
         ) as running:
             self.load(running, seconds=self.warm_s)
             yield running
+
+    @contextlib.contextmanager
+    def all_up(self) -> Iterator[dict[str, Running]]:
+        """All servers that work, each in its better layout and standing still until its turn.
+
+        Turns can be short and many then, and what slows the machine for a minute slows all.
+        """
+        for name in self.working:
+            with self.skipping(name):
+                self.better_layout(name)
+        with contextlib.ExitStack() as stack:
+            started: dict[str, Running] = {}
+            for name in self.working:
+                with self.skipping(name):
+                    started[name] = stack.enter_context(self.serving(name))
+                    started[name].processes.stand_still()
+            yield started
+
+    def turns(self, names: Iterable[str]) -> Iterator[tuple[int, str]]:
+        """The number of the round, and whose turn it is; nobody is always the first."""
+        order = list(names)
+        for number in range(self.rounds):
+            yield from ((number, name) for name in order)
+            order = order[1:] + order[:1]
 
     def load(self, running: Running, *, clients: int | None = None, seconds: float | None = None) -> Outcome:
         """A closed loop, of the most clients if none are given."""

@@ -32,7 +32,7 @@ from benchmarks.serving import page
 from benchmarks.serving.bench import Bench
 from benchmarks.serving.processes import ENOUGH_IDLE, idle_share
 from benchmarks.serving.questions import ask_in_process
-from benchmarks.serving.scenarios import alone, kills, overload, swaps, throughput
+from benchmarks.serving.scenarios import alone, arrivals, kills, overload, swaps, throughput
 from benchmarks.serving.servers import MAX_BATCH, MAX_WAIT_MS, SERVERS, versions
 from ranksmith.runtime.machine import machine
 from ranksmith.workflow.source import resolve
@@ -41,6 +41,7 @@ __all__ = ["main"]
 
 SCENARIOS = {
     "throughput": throughput.run,
+    "arrivals": arrivals.run,
     "alone": alone.run,
     "overload": overload.run,
     "kills": kills.run,
@@ -95,7 +96,7 @@ def main() -> int:
             console=console,
         )
         # What happens when something dies does not depend on the model: one is enough.
-        scenarios = [name for name in arguments.scenarios if number == 0 or name in ("throughput", "alone")]
+        scenarios = [name for name in arguments.scenarios if number == 0 or name in ("throughput", "arrivals", "alone")]
         told: dict[str, Any] = {"input_bytes": bench.questions.input_bytes}
         result["models"][source.name] = told
         for name in scenarios:

@@ -10,8 +10,8 @@ import numpy as np
 from rich.table import Table as RichTable
 
 from benchmarks.serving.processes import ENOUGH_IDLE
-from benchmarks.serving.scenarios import alone, kills, overload, swaps, throughput
-from benchmarks.serving.servers import SERVERS
+from benchmarks.serving.scenarios import alone, arrivals, kills, overload, swaps
+from benchmarks.serving.servers import OURS, SERVERS
 
 __all__ = ["markdown", "tables", "wrong_answers"]
 
@@ -19,7 +19,6 @@ Run = dict[str, Any]
 
 # What a turn has of closed loops, and how it is called.
 _WAYS = {"closed": "", "grpc": ", gRPC"}
-_OURS = "ranksmith"
 _BAD = "refused / failed / wrong"
 
 
@@ -50,7 +49,7 @@ def tables(model: dict[str, Any], scenario: str) -> list[Table]:
 
 
 def _throughput(told: dict[str, Any]) -> list[Table]:
-    return [*(_closed(told, clients) for clients in told["clients"]), _poisson(told), _cpu(told)]
+    return [*(_closed(told, clients) for clients in told["clients"]), _cpu(told)]
 
 
 def _closed(told: dict[str, Any], clients: int) -> Table:
@@ -59,7 +58,7 @@ def _closed(told: dict[str, Any], clients: int) -> Table:
         for kind, what in _WAYS.items():
             if all(kind in turn for turn in turns):
                 runs = [turn[kind][str(clients)] for turn in turns]
-                ours = [turn[kind][str(clients)] for turn in told["turns"].get(_OURS, []) if kind in turn]
+                ours = [turn[kind][str(clients)] for turn in told["turns"].get(OURS, []) if kind in turn]
                 rows.append([SERVERS[name].title + what, *_loop(runs), _beside(ours, runs, _of_the_loop, _p99_ms)])
     bare = told["bare"]
     limit = ["onnxruntime alone", _number(_median(bare["per_second"])), "1", "", "", "", ""]
@@ -116,21 +115,26 @@ def _alone(told: dict[str, Any]) -> list[Table]:
     return [Table(title, heads, rows)]
 
 
-def _poisson(told: dict[str, Any]) -> Table:
+def _arrivals(told: dict[str, Any]) -> list[Table]:
+    ours = [turn["own"] for turn in told["turns"].get(OURS, [])]
     rows = []
     for name, turns in told["turns"].items():
-        runs = [turn["poisson"] for turn in turns]
+        runs = [turn["own"] for turn in turns]
+        same_rate = [turn["ours"] for turn in turns if "ours" in turn]
         rows.append(
             [
                 SERVERS[name].title,
-                _number(_median(run["rate"] for run in runs)),
+                _number(_median(turn["rate"] for turn in turns)),
                 *(_number(_median(run["latency"][key] for run in runs)) for key in ("p50_ms", "p99_ms", "most_ms")),
-                _bad(runs),
-                _beside([turn["poisson"] for turn in told["turns"].get(_OURS, [])], runs, _p99_ms),
+                _bad(runs + same_rate),
+                _beside(ours, runs, _p99_ms),
+                _number(_median(map(_p99_ms, same_rate))) if same_rate else "",
+                _beside(same_rate, runs, _p99_ms),
             ]
         )
     heads = ["", "requests/s", "p50 ms", "p99 ms", "longest ms", _BAD, "ranksmith's by its p99"]
-    return Table(f"Poisson arrivals at {throughput.LOAD:.0%} of the server's own capacity", heads, rows)
+    heads += ["ranksmith's p99 ms at this rate", "by its"]
+    return [Table(f"Poisson arrivals at {arrivals.LOAD:.0%} of the server's own capacity", heads, rows)]
 
 
 def _cpu(told: dict[str, Any]) -> Table:
@@ -235,7 +239,7 @@ def _kills(told: dict[str, Any]) -> list[Table]:
 def _swaps(told: dict[str, Any]) -> list[Table]:
     quiet, swapped, each = told["quiet"], told["swapped"], told["swaps"]
     row = [
-        SERVERS[swaps.NAME].title,
+        SERVERS[OURS].title,
         f"{len(each)}",
         _bad([swapped]),
         f"{swapped['sent']:,}",
@@ -251,6 +255,7 @@ def _swaps(told: dict[str, Any]) -> list[Table]:
 
 _TABLES: dict[str, Callable[[dict[str, Any]], list[Table]]] = {
     "throughput": _throughput,
+    "arrivals": _arrivals,
     "alone": _alone,
     "overload": _overload,
     "kills": _kills,
@@ -319,7 +324,9 @@ def _setting(result: dict[str, Any]) -> list[str]:
 
 def _described(name: str, found: dict[str, str], models: Iterable[dict[str, Any]]) -> list[str]:
     package = SERVERS[name].package
-    layouts = [model.get("throughput", {}).get("layouts", {}).get(name, "") for model in models]
+    # Those of one scenario are those of the others.
+    found_in = [model.get("throughput") or model.get("arrivals") or {} for model in models]
+    layouts = [scenario.get("layouts", {}).get(name, "") for scenario in found_in]
     return [SERVERS[name].title, f"{package} {found[package]}", found["onnxruntime"], *layouts]
 
 

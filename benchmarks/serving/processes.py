@@ -79,16 +79,23 @@ class Processes:
         return self.log.read_text(errors="replace")[-2000:]
 
     def stand_still(self) -> None:
-        """Until `go_on`: a server that waits for its turn takes nothing from the one whose turn it is."""
+        """Until its turn: a server that waits for that takes nothing from the one whose turn it is."""
         _signal(self.all(), signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """They go on, and stand still again afterwards."""
+        self._go_on()
+        yield
+        self.stand_still()
+
+    def _go_on(self) -> None:
         _signal(self.all(), signal.SIGCONT)
 
     def end(self) -> None:
         """SIGTERM, then SIGKILL to all that are left."""
         # What stands still would not hear of its end.
-        self.go_on()
+        self._go_on()
         # A number can be another process's by then; a descriptor cannot.
         everyone = []
         for pid in self.all():

@@ -23,6 +23,7 @@ from benchmarks.serving.questions import Floats, Judge, Questions
 
 __all__ = [
     "LAYOUTS",
+    "OURS",
     "SERVERS",
     "Layout",
     "Running",
@@ -194,8 +195,9 @@ def _json_values(body: bytes, count: int) -> Floats:
     return np.array(json.loads(body)["outputs"][0]["data"], np.float32)
 
 
+OURS = "ranksmith"
 SERVERS = {
-    "ranksmith": Server("ranksmith", "ranksmith", _ranksmith, binary_tensors, _last_values, is_peer=False),
+    OURS: Server("ranksmith", "ranksmith", _ranksmith, binary_tensors, _last_values, is_peer=False),
     "mosec": Server("mosec", "mosec", _peer("mosec_app.py"), _raw_bytes("/inference"), _raw_values),
     "fastapi": Server("naive FastAPI", "fastapi", _peer("fastapi_app.py"), _raw_bytes("/inference"), _raw_values),
     "litserve": Server("LitServe", "litserve", _peer("litserve_app.py"), _raw_bytes("/predict"), _raw_values),

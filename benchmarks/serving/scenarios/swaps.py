@@ -17,14 +17,12 @@ from typing import Any
 from benchmarks.serving.bench import Bench, wait_for
 from benchmarks.serving.load import open_loop
 from benchmarks.serving.questions import ask_in_process
-from benchmarks.serving.servers import Layout, Running
+from benchmarks.serving.servers import OURS, Layout, Running
 from benchmarks.serving.tally import Outcome
 from ranksmith.workflow.source import resolve
 
 __all__ = ["EVERY_S", "RATE", "run"]
 
-NAME = "ranksmith"
-NAME = "ranksmith"
 RATE = 100.0
 EVERY_S = 6.0
 LAYOUT = Layout(1, 2)
@@ -40,7 +38,7 @@ def run(bench: Bench) -> dict[str, Any]:
         either = ask_in_process(source.path, bundle / "model.onnx")
         demo = replace(bench, model=source.path, name=source.name, questions=either)
         seconds = EVERY_S * ((QUICK_SWAPS if bench.is_quick else bench.swaps) + 0.5)
-        with demo.serving(NAME, LAYOUT) as running:
+        with demo.serving(OURS, LAYOUT) as running:
             quiet = wait_for(open_loop(running.target, rate=RATE, seconds=seconds))
             swapped, swaps = wait_for(_swapping(running, bundle, seconds))
     bench.say(f"{len(swaps)} swaps, failed: {swapped.failed or 0}, {swapped.wrong} wrong")

@@ -1,13 +1,11 @@
-"""Throughput and latency of closed loops, p99 of Poisson arrivals, and what a request costs of CPU.
+"""Throughput and latency of closed loops, and what a request costs of CPU.
 
 The servers take turns, and each closed loop stands between two runs of the bare loop: a machine that is slower for a
-while is slower for both sides of a ratio. A server is started anew for each turn, and none idles while another is
-measured.
+while is slower for both sides of a ratio.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -18,40 +16,24 @@ import numpy as np
 from benchmarks.serving import grpc_load, wire
 from benchmarks.serving.bare import Bare, bare_loops
 from benchmarks.serving.bench import Bench, wait_for
-from benchmarks.serving.load import Target, closed_loop, open_loop
+from benchmarks.serving.load import Target, closed_loop
 from benchmarks.serving.questions import Judge
 from benchmarks.serving.servers import SERVERS, Running
 from benchmarks.serving.tally import Outcome
 
-__all__ = ["LOAD", "run"]
+__all__ = ["run"]
 
-# Poisson arrivals: of the server's own capacity, which is its closed loop's throughput in the same turn.
-LOAD = 0.7
 _HEALTH_CLIENTS = 8
 
 
 def run(bench: Bench) -> dict[str, Any]:
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in bench.servers}
-    with bare_loops(bench.model, bench.seconds / 2) as bare, contextlib.ExitStack() as stack:
+    with bare_loops(bench.model, bench.seconds / 2) as bare, bench.all_up() as started:
         bench.say(f"the bare loop is best with {bare.best}: {bare.per_second(bench.seconds):,.1f} rows/s")
-        for name in bench.working:
-            with bench.skipping(name):
-                bench.better_layout(name)
-        # All are up all the time, so that turns can be short and many: what slows the machine for a minute slows all.
-        started: dict[str, Running] = {}
-        for name in bench.working:
-            with bench.skipping(name):
-                started[name] = stack.enter_context(bench.serving(name))
-                started[name].processes.stand_still()
-        for number in range(bench.rounds):
-            order = list(started)
-            # Nobody is always the first.
-            first = number % max(1, len(order))
-            for name in order[first:] + order[:first]:
-                started[name].processes.go_on()
-                turns[name].append(_turn(bench, name, started[name], bare, seed=number))
-                started[name].processes.stand_still()
-                _say(bench, name, turns[name][-1])
+        for _, name in bench.turns(started):
+            with started[name].processes.turn():
+                turns[name].append(_turn(bench, name, started[name], bare))
+            _say(bench, name, turns[name][-1])
         alone = [] if started else [bare.per_second(bench.seconds) for _ in range(bench.rounds)]
         taken = [turn for each in turns.values() for turn in each]
         return {
@@ -67,13 +49,10 @@ def run(bench: Bench) -> dict[str, Any]:
         }
 
 
-def _turn(bench: Bench, name: str, running: Running, bare: Bare, seed: int) -> dict[str, Any]:
+def _turn(bench: Bench, name: str, running: Running, bare: Bare) -> dict[str, Any]:
     told: dict[str, Any] = {"bare_latency_ms": bare.latency_ms(bench.seconds / 4)}
     bench.load(running, seconds=bench.warm_s)
     told["closed"] = _paired(bench, bare, running, lambda clients: bench.load(running, clients=clients))
-    capacity = told["closed"][str(bench.clients[-1])]["per_second"]
-    arrivals = open_loop(running.target, rate=LOAD * capacity, seconds=3 * bench.seconds, seed=seed)
-    told["poisson"] = asdict(wait_for(arrivals)) | {"rate": LOAD * capacity}
     if not SERVERS[name].is_peer:
         told["health"] = _health(bench, running)
         told["grpc"] = _paired(bench, bare, running, partial(_grpc, bench, running))
