@@ -19,6 +19,7 @@ import argparse
 import json
 import resource
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,8 @@ IDLE_S = 2.0
 def main() -> int:
     """The exit status: 1 where an answer was wrong or a server did not start."""
     arguments = _parse()
+    # Whoever ends us ends the servers, too: by the way out that an exception takes.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     _allow_connections()
     console = Console(highlight=False)
     idle = idle_share(IDLE_S)

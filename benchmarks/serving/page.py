@@ -295,13 +295,10 @@ def markdown(result: dict[str, Any]) -> str:
 def _setting(result: dict[str, Any]) -> list[str]:
     settings, models = result["settings"], result["models"]
     return [
+        *_rounds(settings, {scenario for model in models.values() for scenario in model}),
         (
-            f"Rounds: {settings['rounds']} of {settings['seconds']:g} s for each number, the servers in turn and "
-            "the bare loop before and after each closed loop; all servers are up, and those whose turn it is not stand "
-            "still. Medians of the rounds; the ratio to the bare loop beside it has its range, what ranksmith's figure "
-            "is of another's in the same round the quartiles. Every answer of every server is held against "
-            "onnxruntime's own, within a thousandth of the largest logit. Latencies of arrivals count from when a "
-            "request was due."
+            "Every answer of every server is held against onnxruntime's own, within a thousandth of the largest logit. "
+            "Latencies of arrivals count from when a request was due."
         ),
         "",
         (
@@ -319,6 +316,26 @@ def _setting(result: dict[str, Any]) -> list[str]:
             for name, model in models.items()
             if "throughput" in model
         ),
+    ]
+
+
+def _rounds(settings: dict[str, Any], scenarios: set[str]) -> list[str]:
+    """How turns are taken, in the scenarios where all servers take them."""
+    if not scenarios & {"throughput", "arrivals"}:
+        return []
+    bare = ratio = longer = ""
+    if "throughput" in scenarios:
+        bare = " and the bare loop before and after each closed loop"
+        ratio = "the ratio to the bare loop beside it has its range, "
+    if "arrivals" in scenarios:
+        longer = f" Arrivals last {arrivals.TIMES} times as long."
+    return [
+        (
+            f"Rounds: {settings['rounds']} of {settings['seconds']:g} s for each number, the servers in turn{bare}; "
+            f"all servers are up, and those whose turn it is not stand still. Medians of the rounds; {ratio}what "
+            f"ranksmith's figure is of another's in the same round the quartiles.{longer}"
+        ),
+        "",
     ]
 
 

@@ -13,12 +13,12 @@ from benchmarks.serving.bench import Bench, wait_for
 from benchmarks.serving.load import open_loop
 from benchmarks.serving.servers import OURS, SERVERS, Running
 
-__all__ = ["LOAD", "run"]
+__all__ = ["LOAD", "TIMES", "run"]
 
 # Of the capacity, which is what a closed loop of the most clients has just had.
 LOAD = 0.7
 # Of a measurement's seconds: enough requests for a p99.
-_TIMES = 3
+TIMES = 3
 
 
 def run(bench: Bench) -> dict[str, Any]:
@@ -47,4 +47,4 @@ def _turn(bench: Bench, running: Running, seed: int) -> dict[str, Any]:
 def _arrivals(bench: Bench, running: Running, rate: float, seed: int) -> dict[str, Any]:
     with running.processes.turn():
         bench.load(running, seconds=bench.warm_s)
-        return asdict(wait_for(open_loop(running.target, rate=rate, seconds=_TIMES * bench.seconds, seed=seed)))
+        return asdict(wait_for(open_loop(running.target, rate=rate, seconds=TIMES * bench.seconds, seed=seed)))
