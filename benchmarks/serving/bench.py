@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from benchmarks.serving.questions import Questions
 from benchmarks.serving.servers import LAYOUTS, SERVERS, Layout, Running, StartError, serving
 from benchmarks.serving.tally import Outcome
 
-__all__ = ["Bench", "wait_for"]
+__all__ = ["Bench", "costed", "wait_for"]
 
 ResultT = TypeVar("ResultT")
 
@@ -32,6 +32,14 @@ def wait_for(running: Awaitable[ResultT]) -> ResultT:
         return await running
 
     return uvloop.run(main())
+
+
+def costed(running: Running, load: Callable[[], Outcome]) -> tuple[Outcome, dict[str, float]]:
+    """The outcome, and the CPU that each role took per request."""
+    before = running.processes.cpu_s()
+    outcome = load()
+    after = running.processes.cpu_s()
+    return outcome, {role: 1e3 * (after[role] - before.get(role, 0.0)) / max(1, outcome.sent) for role in after}
 
 
 @dataclass

@@ -87,6 +87,11 @@ def _p99_ms(run: Run) -> float:
     return float(run["latency"]["p99_ms"])
 
 
+def _cpu_ms(run: Run) -> float:
+    """Of all the server's processes, per request."""
+    return float(sum(run["cpu_ms"].values()))
+
+
 def _loop(runs: list[Run]) -> list[str]:
     ratios = [_of_the_loop(run) for run in runs]
     return [
@@ -126,14 +131,16 @@ def _arrivals(told: dict[str, Any]) -> list[Table]:
                 SERVERS[name].title,
                 _number(_median(turn["rate"] for turn in turns)),
                 *(_number(_median(run["latency"][key] for run in runs)) for key in ("p50_ms", "p99_ms", "most_ms")),
+                _range(map(_cpu_ms, runs)),
                 _bad(runs + same_rate),
                 _beside(ours, runs, _p99_ms),
                 _number(_median(map(_p99_ms, same_rate))) if same_rate else "",
+                _range(map(_cpu_ms, same_rate)) if same_rate else "",
                 _beside(same_rate, runs, _p99_ms),
             ]
         )
-    heads = ["", "requests/s", "p50 ms", "p99 ms", "longest ms", _BAD, "ranksmith's by its p99"]
-    heads += ["ranksmith's p99 ms at this rate", "by its"]
+    heads = ["", "requests/s", "p50 ms", "p99 ms", "longest ms", "CPU ms a request", _BAD, "ranksmith's by its p99"]
+    heads += ["ranksmith's p99 ms at this rate", "CPU ms a request", "by its p99"]
     return [Table(f"Poisson arrivals at {arrivals.LOAD:.0%} of the server's own capacity", heads, rows)]
 
 
@@ -210,6 +217,12 @@ def _median(values: Iterable[float]) -> float:
 
 def _quantile(values: Iterable[float], share: float) -> float:
     return float(np.quantile(list(values), share))
+
+
+def _range(values: Iterable[float]) -> str:
+    """The median, and the least to the most."""
+    found = list(values)
+    return f"{_number(_median(found))} ({_number(min(found))} to {_number(max(found))})"
 
 
 def _number(value: float) -> str:
@@ -328,7 +341,10 @@ def _rounds(settings: dict[str, Any], scenarios: set[str]) -> list[str]:
         bare = " and the bare loop before and after each closed loop"
         ratio = "the ratio to the bare loop beside it has its range, "
     if "arrivals" in scenarios:
-        longer = f" Arrivals last {arrivals.TIMES} times as long."
+        longer = (
+            f" Arrivals last {arrivals.TIMES} times as long; the CPU of a request is that of the server's processes, "
+            "from the least to the most of the rounds: where it is far above the median, the cores were slower."
+        )
     return [
         (
             f"Rounds: {settings['rounds']} of {settings['seconds']:g} s for each number, the servers in turn{bare}; "

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.serving import grpc_load, wire
 from benchmarks.serving.bare import Bare, bare_loops
-from benchmarks.serving.bench import Bench, wait_for
+from benchmarks.serving.bench import Bench, costed, wait_for
 from benchmarks.serving.load import Target, closed_loop
 from benchmarks.serving.questions import Judge
 from benchmarks.serving.servers import SERVERS, Running
@@ -64,7 +64,7 @@ def _paired(bench: Bench, bare: Bare, running: Running, load: Callable[[int], Ou
     told = {}
     before = bare.per_second(bench.seconds / 2)
     for clients in bench.clients:
-        outcome, cost = _costed(running, partial(load, clients))
+        outcome, cost = costed(running, partial(load, clients))
         after = bare.per_second(bench.seconds / 2)
         told[str(clients)] = asdict(outcome) | {
             "per_second": outcome.per_second,
@@ -75,14 +75,6 @@ def _paired(bench: Bench, bare: Bare, running: Running, load: Callable[[int], Ou
     return told
 
 
-def _costed(running: Running, load: Callable[[], Outcome]) -> tuple[Outcome, dict[str, float]]:
-    """The outcome, and the CPU that each role took per request."""
-    before = running.processes.cpu_s()
-    outcome = load()
-    after = running.processes.cpu_s()
-    return outcome, {role: 1e3 * (after[role] - before.get(role, 0.0)) / max(1, outcome.sent) for role in after}
-
-
 def _health(bench: Bench, running: Running) -> dict[str, Any]:
     """What the least request costs: the HTTP of it, and nothing else."""
     live = wire.request("GET", "/v2/health/live")
@@ -90,7 +82,7 @@ def _health(bench: Bench, running: Running) -> dict[str, Any]:
     judge = Judge([(alive,)], lambda body: alive if b"true" in body else 0 * alive)
     asking = Target(running.target.address, [live], judge)
     loop = closed_loop(asking, clients=_HEALTH_CLIENTS, seconds=bench.seconds / 2)
-    outcome, cost = _costed(running, lambda: wait_for(loop))
+    outcome, cost = costed(running, lambda: wait_for(loop))
     return asdict(outcome) | {"per_second": outcome.per_second, "cpu_ms": cost, "clients": _HEALTH_CLIENTS}
 
 
