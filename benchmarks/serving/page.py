@@ -122,26 +122,26 @@ def _alone(told: dict[str, Any]) -> list[Table]:
 
 def _arrivals(told: dict[str, Any]) -> list[Table]:
     ours = [turn["own"] for turn in told["turns"].get(OURS, [])]
-    rows = []
+    own, same = [], []
     for name, turns in told["turns"].items():
         runs = [turn["own"] for turn in turns]
-        same_rate = [turn["ours"] for turn in turns if "ours" in turn]
-        rows.append(
-            [
-                SERVERS[name].title,
-                _number(_median(turn["rate"] for turn in turns)),
-                *(_number(_median(run["latency"][key] for run in runs)) for key in ("p50_ms", "p99_ms", "most_ms")),
-                _range(map(_cpu_ms, runs)),
-                _bad(runs + same_rate),
-                _beside(ours, runs, _p99_ms),
-                _number(_median(map(_p99_ms, same_rate))) if same_rate else "",
-                _range(map(_cpu_ms, same_rate)) if same_rate else "",
-                _beside(same_rate, runs, _p99_ms),
-            ]
-        )
+        title, rate = SERVERS[name].title, _number(_median(turn["rate"] for turn in turns))
+        own.append([title, rate, *_arrived(runs), _beside(ours, runs, _p99_ms)])
+        if all("ours" in turn for turn in turns):
+            in_its_place = [turn["ours"] for turn in turns]
+            same.append([f"at that of {title}", rate, *_arrived(in_its_place), _beside(in_its_place, runs, _p99_ms)])
     heads = ["", "requests/s", "p50 ms", "p99 ms", "longest ms", "CPU ms a request", _BAD, "ranksmith's by its p99"]
-    heads += ["ranksmith's p99 ms at this rate", "CPU ms a request", "by its p99"]
-    return [Table(f"Poisson arrivals at {arrivals.LOAD:.0%} of the server's own capacity", heads, rows)]
+    load = f"{arrivals.LOAD:.0%}"
+    found = [Table(f"Poisson arrivals at {load} of the server's own capacity", heads, own)]
+    if same:
+        title = f"ranksmith in the peer's place: the same arrivals, at {load} of the peer's capacity"
+        found.append(Table(title, ["", *heads[1:-1], "by the peer's p99"], same))
+    return found
+
+
+def _arrived(runs: list[Run]) -> list[str]:
+    latencies = (_number(_median(run["latency"][key] for run in runs)) for key in ("p50_ms", "p99_ms", "most_ms"))
+    return [*latencies, _range(map(_cpu_ms, runs)), _bad(runs)]
 
 
 def _cpu(told: dict[str, Any]) -> Table:
