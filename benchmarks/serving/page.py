@@ -97,7 +97,7 @@ def _loop(runs: list[Run]) -> list[str]:
     return [
         _number(_median(run["per_second"] for run in runs)),
         f"{_median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
-        *(_number(_median(run["latency"][key] for run in runs)) for key in ("p50_ms", "p99_ms")),
+        *_latencies(runs, "p50_ms", "p99_ms"),
         _bad(runs),
     ]
 
@@ -110,7 +110,7 @@ def _alone(told: dict[str, Any]) -> list[Table]:
             [
                 SERVERS[name].title,
                 _number(_median(turn["bare_latency_ms"] for turn in turns)),
-                *(_number(_median(turn["latency"][key] for turn in turns)) for key in ("p50_ms", "p99_ms")),
+                *_latencies(turns, "p50_ms", "p99_ms"),
                 f"{_median(added):.2f} ({_quantile(added, 0.25):.2f} to {_quantile(added, 0.75):.2f})",
                 _bad(turns),
             ]
@@ -140,8 +140,7 @@ def _arrivals(told: dict[str, Any]) -> list[Table]:
 
 
 def _arrived(runs: list[Run]) -> list[str]:
-    latencies = (_number(_median(run["latency"][key] for run in runs)) for key in ("p50_ms", "p99_ms", "most_ms"))
-    return [*latencies, _range(map(_cpu_ms, runs)), _bad(runs)]
+    return [*_latencies(runs, "p50_ms", "p99_ms", "most_ms"), _range(map(_cpu_ms, runs)), _bad(runs)]
 
 
 def _cpu(told: dict[str, Any]) -> Table:
@@ -204,6 +203,10 @@ def _overload(told: dict[str, Any]) -> list[Table]:
 
 def _megabytes(sizes: dict[str, int]) -> str:
     return " + ".join(f"{role} {size / 1e6:,.0f}" for role, size in sorted(sizes.items()) if role != "supervisor")
+
+
+def _latencies(runs: list[Run], *quantiles: str) -> list[str]:
+    return [_number(_median(run["latency"][quantile] for run in runs)) for quantile in quantiles]
 
 
 def _bad(runs: list[dict[str, Any]]) -> str:

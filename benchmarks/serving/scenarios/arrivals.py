@@ -3,8 +3,8 @@
 A share of one's own capacity makes a faster server answer more. So ours is asked once more at each peer's rate, right
 after it and with the same arrivals: that is what one would see who put ours in its place.
 
-A core whose sibling thread belongs to another, or to us, may be half as fast for a second or a minute, and the machine
-that sees it as a core cannot tell. A request then takes up to twice its CPU: so that is noted beside each p99.
+A core of a virtual machine may be half as fast for a while, without a word of it: no time is stolen. A request then
+takes up to twice its CPU, so that is noted beside each p99.
 """
 
 from __future__ import annotations
