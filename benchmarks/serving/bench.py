@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.serving.load import closed_loop
 from benchmarks.serving.questions import Questions
-from benchmarks.serving.servers import LAYOUTS, SERVERS, Layout, Running, StartError, serving
+from benchmarks.serving.servers import SERVERS, Layout, Running, StartError, serving
 from benchmarks.serving.tally import Outcome
 
 __all__ = ["Bench", "costed", "wait_for"]
@@ -131,17 +131,21 @@ class Bench:
         )
 
     def better_layout(self, name: str) -> Layout:
-        """Of `LAYOUTS`, the one with which the server answers more of the most clients, in `_TRIALS` of each."""
+        """Of the server's layouts, the one with which it answers more of the most clients, in `_TRIALS` of each."""
+        layouts = SERVERS[name].layouts
         if name not in self.layouts:
-            speeds = dict.fromkeys(LAYOUTS, 0.0)
-            for layout in (*LAYOUTS, *reversed(LAYOUTS)) * (_TRIALS // 2):
-                self.say(f"{SERVERS[name].title}: {layout}")
-                with self.serving(name, layout) as running:
-                    speeds[layout] += self.load(running).per_second / _TRIALS
-            self.layouts[name] = max(speeds, key=lambda layout: speeds[layout])
-            told = ", ".join(f"{layout} {speed:,.1f}/s" for layout, speed in speeds.items())
-            self.say(f"{SERVERS[name].title}: {told}")
+            self.layouts[name] = self._tried(name, layouts) if len(layouts) > 1 else layouts[0]
         return self.layouts[name]
+
+    def _tried(self, name: str, layouts: tuple[Layout, ...]) -> Layout:
+        speeds = dict.fromkeys(layouts, 0.0)
+        for layout in (*layouts, *reversed(layouts)) * (_TRIALS // 2):
+            self.say(f"{SERVERS[name].title}: {layout}")
+            with self.serving(name, layout) as running:
+                speeds[layout] += self.load(running).per_second / _TRIALS
+        told = ", ".join(f"{layout} {speed:,.1f}/s" for layout, speed in speeds.items())
+        self.say(f"{SERVERS[name].title}: {told}")
+        return max(speeds, key=lambda layout: speeds[layout])
 
     @contextlib.contextmanager
     def skipping(self, name: str) -> Iterator[None]:

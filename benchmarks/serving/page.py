@@ -310,6 +310,9 @@ def markdown(result: dict[str, Any]) -> str:
 
 def _setting(result: dict[str, Any]) -> list[str]:
     settings, models = result["settings"], result["models"]
+    named = (
+        ", but for what is named for one" if any(len(SERVERS[name].layouts) == 1 for name in result["versions"]) else ""
+    )
     return [
         *_rounds(settings, {scenario for model in models.values() for scenario in model}),
         (
@@ -319,7 +322,7 @@ def _setting(result: dict[str, Any]) -> list[str]:
         "",
         (
             f"All batch at most {settings['max_batch']} rows and, where they wait for one another, wait at most "
-            f"{settings['max_wait_ms']} ms; sessions do not spin. Each server runs in the better of two layouts:"
+            f"{settings['max_wait_ms']} ms; sessions do not spin. Each server runs in the better of two layouts{named}:"
         ),
         "",
         _line(["", "version", "onnxruntime", *models]),

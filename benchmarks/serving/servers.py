@@ -89,6 +89,7 @@ class Server:
         request: a row as a whole HTTP request; the model's name, the input's name, the row.
         decode: a reply's body as the output's values.
         is_peer: whether it runs in the peers' environment.
+        layouts: that it is tried with.
     """
 
     title: str
@@ -97,6 +98,7 @@ class Server:
     request: Callable[[str, Questions, Floats], bytes]
     decode: Callable[[bytes, int], Floats]
     is_peer: bool = True
+    layouts: tuple[Layout, ...] = LAYOUTS
 
 
 @dataclass(frozen=True)
@@ -195,11 +197,17 @@ def _json_values(body: bytes, count: int) -> Floats:
     return np.array(json.loads(body)["outputs"][0]["data"], np.float32)
 
 
+def _fastapi(title: str, layouts: tuple[Layout, ...]) -> Server:
+    command = _peer("fastapi_app.py")
+    return Server(title, "fastapi", command, _raw_bytes("/inference"), _raw_values, layouts=layouts)
+
+
 OURS = "ranksmith"
 SERVERS = {
     OURS: Server("ranksmith", "ranksmith", _ranksmith, binary_tensors, _last_values, is_peer=False),
     "mosec": Server("mosec", "mosec", _peer("mosec_app.py"), _raw_bytes("/inference"), _raw_values),
-    "fastapi": Server("naive FastAPI", "fastapi", _peer("fastapi_app.py"), _raw_bytes("/inference"), _raw_values),
+    "fastapi": _fastapi("naive FastAPI", LAYOUTS),
+    "fastapi-one-session": _fastapi("naive FastAPI, one session", (Layout(1, 2),)),
     "litserve": Server("LitServe", "litserve", _peer("litserve_app.py"), _raw_bytes("/predict"), _raw_values),
     "mlserver": Server("MLServer, JSON", "mlserver", _peer("mlserver_app.py"), _json_tensors, _json_values),
 }

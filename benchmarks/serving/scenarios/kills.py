@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.serving.bench import Bench, wait_for
 from benchmarks.serving.load import open_loop
-from benchmarks.serving.servers import SERVERS, Layout, Running
+from benchmarks.serving.servers import SERVERS, Running
 from benchmarks.serving.tally import Outcome
 
 __all__ = ["EVERY_S", "MOST_LOAD", "RATE", "run"]
@@ -20,13 +20,12 @@ EVERY_S = 5.0
 # Of the capacity, where the model is too slow for the rate.
 MOST_LOAD = 0.3
 FULL_KILLS, QUICK_KILLS = 5, 2
-LAYOUTS = (Layout(2, 1), Layout(1, 2))
 
 
 def run(bench: Bench) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for name in bench.working:
-        for layout in LAYOUTS:
+        for layout in SERVERS[name].layouts:
             with bench.skipping(name), bench.serving(name, layout) as running:
                 told.setdefault(name, {})[str(layout)] = found = _measure(bench, running)
                 bench.say(
