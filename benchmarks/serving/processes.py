@@ -112,7 +112,9 @@ class Processes:
         self.root.wait()
         for each in everyone:
             # Readable once the process has ended: the next server is to have the cores for itself.
-            select.select([each], [], [], _END_S)
+            ended = select.poll()
+            ended.register(each, select.POLLIN)
+            ended.poll(1e3 * _END_S)
             os.close(each)
 
 

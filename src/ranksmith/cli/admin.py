@@ -54,5 +54,5 @@ def ask_server(directory: Path | None, request: AdminRequest) -> Receipt | Statu
         raise UsageError(f"{folder}: no server runs with this state directory", hint="`ranksmith serve` starts one")
     reply = asyncio.run(ask(folder / "admin.sock", request))
     if isinstance(reply, Failure):
-        raise RanksmithError(reply.message)
+        raise RanksmithError(reply.message, hint=reply.hint)
     return reply

@@ -40,7 +40,7 @@ async def serve_admin(path: Path, handle: Handler) -> Listener:
             try:
                 reply = await handle(request)
             except RanksmithError as error:
-                reply = Failure(code="invalid", message=error.message)
+                reply = Failure(code="invalid", message=error.message, hint=error.hint)
         try:
             link.send(Frame(Kind.RESULT, meta=dumps(reply)))
         except LinkClosedError:

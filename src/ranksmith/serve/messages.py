@@ -127,10 +127,15 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="ranksmith.failure/1"):
-    """Of a `FAILURE` frame. The message goes to the client: no path, no trace."""
+    """Of a `FAILURE` frame, or an administrator's answer. What a `FAILURE` says goes to clients: no path, no trace.
+
+    Attributes:
+        hint: what to do about it; for administrators.
+    """
 
     code: Code
     message: str
+    hint: str | None = None
 
 
 class Drained(msgspec.Struct, frozen=True, kw_only=True):

@@ -176,7 +176,9 @@ class TestBadBundles:
         self.refused(server, bundle, "golden output")
 
     def test_other_outputs(self, server: tuple[Server, Path], tmp_path: Path) -> None:
-        self.refused(server, demo_bundle(tmp_path / "bundle", shift=1.0, outputs="scores"), "scores FP32")
+        bundle = demo_bundle(tmp_path / "bundle", shift=1.0, outputs="scores")
+        self.refused(server, bundle, "scores FP32")
+        self.refused(server, bundle, "hint: deploy with --force")
 
     def test_a_model_that_cannot_be_loaded(self, server: tuple[Server, Path], tmp_path: Path) -> None:
         bundle = demo_bundle(tmp_path / "bundle", shift=1.0)
