@@ -310,9 +310,8 @@ def markdown(result: dict[str, Any]) -> str:
 
 def _setting(result: dict[str, Any]) -> list[str]:
     settings, models = result["settings"], result["models"]
-    named = (
-        ", but for what is named for one" if any(len(SERVERS[name].layouts) == 1 for name in result["versions"]) else ""
-    )
+    has_named = any(len(SERVERS[name].layouts) == 1 for name in result["versions"])
+    but = ", but for what is named for one" if has_named else ""
     return [
         *_rounds(settings, {scenario for model in models.values() for scenario in model}),
         (
@@ -322,7 +321,7 @@ def _setting(result: dict[str, Any]) -> list[str]:
         "",
         (
             f"All batch at most {settings['max_batch']} rows and, where they wait for one another, wait at most "
-            f"{settings['max_wait_ms']} ms; sessions do not spin. Each server runs in the better of two layouts{named}:"
+            f"{settings['max_wait_ms']} ms; sessions do not spin. Each server runs in the better of two layouts{but}:"
         ),
         "",
         _line(["", "version", "onnxruntime", *models]),

@@ -22,7 +22,6 @@ from benchmarks.serving.processes import Processes, running
 from benchmarks.serving.questions import Floats, Judge, Questions
 
 __all__ = [
-    "LAYOUTS",
     "OURS",
     "SERVERS",
     "Layout",
@@ -197,7 +196,7 @@ def _json_values(body: bytes, count: int) -> Floats:
     return np.array(json.loads(body)["outputs"][0]["data"], np.float32)
 
 
-def _fastapi(title: str, layouts: tuple[Layout, ...]) -> Server:
+def _fastapi(title: str, layouts: tuple[Layout, ...] = LAYOUTS) -> Server:
     command = _peer("fastapi_app.py")
     return Server(title, "fastapi", command, _raw_bytes("/inference"), _raw_values, layouts=layouts)
 
@@ -206,7 +205,7 @@ OURS = "ranksmith"
 SERVERS = {
     OURS: Server("ranksmith", "ranksmith", _ranksmith, binary_tensors, _last_values, is_peer=False),
     "mosec": Server("mosec", "mosec", _peer("mosec_app.py"), _raw_bytes("/inference"), _raw_values),
-    "fastapi": _fastapi("naive FastAPI", LAYOUTS),
+    "fastapi": _fastapi("naive FastAPI"),
     "fastapi-one-session": _fastapi("naive FastAPI, one session", (Layout(1, 2),)),
     "litserve": Server("LitServe", "litserve", _peer("litserve_app.py"), _raw_bytes("/predict"), _raw_values),
     "mlserver": Server("MLServer, JSON", "mlserver", _peer("mlserver_app.py"), _json_tensors, _json_values),

@@ -127,10 +127,11 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="ranksmith.failure/1"):
-    """Of a `FAILURE` frame, or an administrator's answer. What a `FAILURE` says goes to clients: no path, no trace.
+    """Why a request, a model or a swap is refused.
 
     Attributes:
-        hint: what to do about it; for administrators.
+        message: of a request it goes to the client: no path, no trace.
+        hint: what to do about it, told to who runs the server.
     """
 
     code: Code

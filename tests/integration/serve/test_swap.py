@@ -144,12 +144,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, P
 class TestBadBundles:
     """What was served goes on serving, by the same process."""
 
-    def refused(self, server: tuple[Server, Path], bundle: Path, why: str) -> None:
+    def refused(self, server: tuple[Server, Path], bundle: Path, why: str, hint: str = "") -> None:
         running, state = server
         workers = running.children("worker")
         done = ranksmith("deploy", str(bundle), "--state-dir", str(state))
         assert done.returncode == 1
         assert why in done.stderr
+        assert hint in done.stderr
         assert running.children("worker") == workers
         assert [generation for generation, _ in active(state)] == [1]
         with running.client() as client:
@@ -177,8 +178,7 @@ class TestBadBundles:
 
     def test_other_outputs(self, server: tuple[Server, Path], tmp_path: Path) -> None:
         bundle = demo_bundle(tmp_path / "bundle", shift=1.0, outputs="scores")
-        self.refused(server, bundle, "scores FP32")
-        self.refused(server, bundle, "hint: deploy with --force")
+        self.refused(server, bundle, "scores FP32", hint="hint: deploy with --force")
 
     def test_a_model_that_cannot_be_loaded(self, server: tuple[Server, Path], tmp_path: Path) -> None:
         bundle = demo_bundle(tmp_path / "bundle", shift=1.0)
@@ -222,6 +222,16 @@ def test_a_second_server_with_the_same_state_directory_is_refused(state: Path) -
     ):
         assert second.process.wait(60) == 2
         assert any("another server uses this state directory" in line for line in second.lines)
+
+
+def test_a_model_that_a_worker_refuses_is_told_with_what_to_do(tmp_path: Path) -> None:
+    # As if it were not installed.
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['openvino'] = None", encoding="utf-8")
+    without = {"PYTHONPATH": str(tmp_path)}
+    with serving("demo", "--provider", "openvino", ready=False, environment=without) as server:
+        assert server.process.wait(60) == 1
+    assert server.lines[-2].startswith("error: ")
+    assert server.lines[-1] == "hint: pip install 'ranksmith[openvino]'"
 
 
 def test_without_a_server_the_admin_verbs_say_so(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class Generation:
     on_change: Callable[[], None]
     on_restart: Callable[[], None]
     hello: Hello | None = None
-    refused: str | None = None
+    refused: ModelError | None = None
     _places: list[_Place] = field(default_factory=list)
     _tasks: Tasks = field(default_factory=Tasks)
     _is_started: bool = False
@@ -91,7 +91,7 @@ class Generation:
                 await self._start(place)
             while not self.is_ready:
                 if self.refused is not None:
-                    raise ModelError(self.refused)
+                    raise self.refused
                 self._changed.clear()
                 await self._changed.wait()
             self._is_started = True
@@ -120,14 +120,16 @@ class Generation:
             self._log.info("worker ready", worker=place.at.worker, took_s=took_s)
             self.on_change()
         elif frame.kind is Kind.FAILURE:
-            self.refused = loads(frame.meta, Failure).message
+            failure = loads(frame.meta, Failure)
+            self.refused = ModelError(failure.message, hint=failure.hint)
         self._changed.set()
 
     def _exited(self, place: _Place, status: int) -> None:
         was_ready, place.is_ready, place.child = place.is_ready, False, None
         Path(place.at.path).unlink(missing_ok=True)
         if not self._is_started:
-            self.refused = self.refused or f"{self.spec.name}: the worker died while it was loaded: {describe(status)}"
+            died = f"{self.spec.name}: the worker died while it was loaded: {describe(status)}"
+            self.refused = self.refused or ModelError(died)
         elif not self._ending:
             wait_s = place.restarts.after(time.monotonic() - place.started_s, was_ready=was_ready)
             self._log.warning("worker died", worker=place.at.worker, status=describe(status), again_in_s=wait_s)

@@ -38,7 +38,8 @@ async def _serve(spec: WorkerSpec, path: Path) -> int:
     try:
         loop = await asyncio.to_thread(_load, spec)
     except RanksmithError as error:
-        control.send(Frame(Kind.FAILURE, meta=dumps(Failure(code="internal", message=error.message))))
+        failure = Failure(code="internal", message=error.message, hint=error.hint)
+        control.send(Frame(Kind.FAILURE, meta=dumps(failure)))
         await control.drain()
         return 1
     loop.start()
