@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from ranksmith.serve.frames import Decoder, Frame, FrameError, Kind, Limits, Tensor, encode
 from ranksmith.serve.listener import listen
@@ -22,7 +23,7 @@ Run = Callable[[Callable[[], Awaitable[None]]], None]
 @pytest.fixture(params=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Run:
     """Runs a test's coroutine on each event loop that is served with."""
-    factory = pytest.importorskip("uvloop").new_event_loop if request.param == "uvloop" else None
+    factory = uvloop.new_event_loop if request.param == "uvloop" else None
 
     def run_on_loop(test: Callable[[], Awaitable[None]]) -> None:
         async def bounded() -> None:
