@@ -308,6 +308,27 @@ def test_overload_is_told_on_the_short_way_as_well() -> None:
     run(work)
 
 
+def test_where_too_many_wait_a_request_is_refused_whatever_it_asks() -> None:
+    async def work() -> None:
+        async with introduced() as client:
+            most_rows, client.pool.most_rows = client.pool.most_rows, 0
+            nonsense = request(1).replace(b'"UINT8"', b'"INT16"')
+            await client.send(nonsense[:-1])
+            await client.send(nonsense[-1:])
+            answer = (await client.read(2))[1]
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+            assert msgspec.json.decode(answer.body) == {"error": "too many requests are waiting"}
+            counts = client.pool.counts.own("m", 1)
+            assert (counts.failures, counts.in_flight) == ({503: 1}, 0)
+            assert client.direct.bodies.held_bytes == 0
+
+            client.pool.most_rows = most_rows
+            await client.send(request(2))
+            assert (await client.read(3))[2].data == bytes([2]) * ROW_BYTES
+
+    run(work)
+
+
 def test_a_bug_is_logged_and_not_shown() -> None:
     async def work() -> None:
         async with introduced() as client:

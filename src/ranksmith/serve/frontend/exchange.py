@@ -61,6 +61,15 @@ class Direct:
     heads: Heads = field(default_factory=Heads)
     outbox: Outbox = field(default_factory=Outbox)
 
+    def refused(self, head: Head, request_id: str) -> Rendered | None:
+        """The answer to a request that cannot be admitted whatever it asks; it need not be read for that."""
+        pool = self.asking.pool
+        try:
+            error = pool.turn_away(pool.served(head.model, head.version))
+        except RefusedError:
+            return None
+        return None if error is None else _refused(error, request_id)
+
     def ask(
         self,
         head: Head,
@@ -133,13 +142,17 @@ class Exchange:
 
     def fail(self, error: Exception) -> None:
         """There is no reply, or none that can be told."""
-        if isinstance(error, RefusedError | InvalidRequestError):
-            response = refusal(error)
-        else:
-            _log.error("a bug", request_id=self.request_id, exc_info=error)
-            response = as_json({"error": "a bug of ours"}, 500)
-        head = _STATUS_LINES[response.status_code] + header_lines(tuple(response.raw_headers))
-        self.respond(Rendered(head, self.request_id, [bytes(response.body)]))
+        self.respond(_refused(error, self.request_id))
+
+
+def _refused(error: Exception, request_id: str) -> Rendered:
+    if isinstance(error, RefusedError | InvalidRequestError):
+        response = refusal(error)
+    else:
+        _log.error("a bug", request_id=request_id, exc_info=error)
+        response = as_json({"error": "a bug of ours"}, 500)
+    head = _STATUS_LINES[response.status_code] + header_lines(tuple(response.raw_headers))
+    return Rendered(head, request_id, [bytes(response.body)])
 
 
 @lru_cache

@@ -200,6 +200,14 @@ class Pool:
         self._deadlines.add(number, deadline_s)
         return pending
 
+    def turn_away(self, served: Served) -> RefusedError | None:
+        """Why no request for this model can be admitted now, whatever it asks, which then counts as refused."""
+        if self._rows < self.most_rows:
+            return None
+        refused = _too_many()
+        self.counts.own(served.hello.name, served.generation).failed(refused.status, 0.0)
+        return refused
+
     def cancel(self, pending: Pending) -> None:
         """Nobody waits for it any more: free its rows before they are computed."""
         if self._held.pop(pending.number, None) is not None:
@@ -231,7 +239,7 @@ class Pool:
     def _admit(self, station: Station, rows: int, left_s: float) -> float:
         """Refuse at the door what cannot be answered in time; else what `Pace.alone_s` says."""
         if self._rows + rows > self.most_rows:
-            raise RefusedError(503, "too many requests are waiting", retry_after_s=1.0, is_overload=True)
+            raise _too_many()
         pace = station.pace
         if pace is None or not station.workers:
             return 0.0
@@ -327,6 +335,10 @@ class Pool:
             if station.hello is not None and (known is None or known.generation != generation):
                 self.models[name] = Served(station.hello, generation)
             station.dispatch()
+
+
+def _too_many() -> RefusedError:
+    return RefusedError(503, "too many requests are waiting", retry_after_s=1.0, is_overload=True)
 
 
 def _outcomes(frame: Frame) -> list[Outcome]:

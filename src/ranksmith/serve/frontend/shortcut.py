@@ -126,7 +126,12 @@ class ShortConnection(Connection):
     def _begin(self, head: Head, data: bytes | bytearray) -> None:
         # A connection's first request stops the clock that began with it.
         self._forget_patience()
-        self._exchange = self.direct.ask(head, data, new_id(), self._respond, self._client)
+        request_id = new_id()
+        # Of three times as much as can be answered, two thirds end here.
+        if (refused := self.direct.refused(head, request_id)) is not None:
+            self._send(self._bytes_of(refused))
+            return
+        self._exchange = self.direct.ask(head, data, request_id, self._respond, self._client)
         if self._exchange is None:
             self._release()
             self._take_long_way(bytes(data))
