@@ -63,9 +63,8 @@ class Direct:
 
     def refused(self, head: Head, request_id: str) -> Rendered | None:
         """The answer to a request that cannot be admitted whatever it asks; it need not be read for that."""
-        pool = self.asking.pool
         try:
-            error = pool.turn_away(pool.served(head.model, head.version))
+            error = self.asking.pool.turn_away(head.model, head.version)
         except RefusedError:
             return None
         return None if error is None else _refused(error, request_id)

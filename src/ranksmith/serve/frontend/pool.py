@@ -200,12 +200,17 @@ class Pool:
         self._deadlines.add(number, deadline_s)
         return pending
 
-    def turn_away(self, served: Served) -> RefusedError | None:
-        """Why no request for this model can be admitted now, whatever it asks, which then counts as refused."""
+    def turn_away(self, name: str, version: str | None) -> RefusedError | None:
+        """Why no request for this model can be admitted now, whatever it asks, which then counts as refused.
+
+        Raises:
+            RefusedError: as `served` does.
+        """
         if self._rows < self.most_rows:
             return None
+        self.served(name, version)
         refused = _too_many()
-        self.counts.own(served.hello.name, served.generation).failed(refused.status, 0.0)
+        self.counts.own(name, self._active[name]).failed(refused.status, 0.0)
         return refused
 
     def cancel(self, pending: Pending) -> None:
